@@ -1,0 +1,1 @@
+"""The one road to model servers: connections, slots, breaker, heartbeat and dialects."""

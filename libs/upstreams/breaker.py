@@ -1,0 +1,123 @@
+"""A breaker per upstream: after enough failures nothing is sent for a while, then one probe decides."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from libs.upstreams.errors import BreakerOpen
+
+
+class BreakerState(StrEnum):
+    """Closed lets everything pass, open nothing, half-open one probe."""
+
+    CLOSED = "closed"
+    HALF_OPEN = "half_open"
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRules:
+    """Opens when at least `failures` calls of the last `window_s` failed and they are at least `ratio` of all.
+
+    The rest lasts `rest_s`, doubled after each failed probe up to `longest_rest_s`.
+    """
+
+    failures: int = 5
+    ratio: float = 0.5
+    window_s: float = 30.0
+    rest_s: float = 5.0
+    longest_rest_s: float = 30.0
+
+
+class Breaker:
+    """Decides whether a call may go out. `clock` gives seconds that never run backwards."""
+
+    def __init__(self, clock: Callable[[], float], rules: BreakerRules | None = None) -> None:
+        self._clock = clock
+        self._rules = rules or BreakerRules()
+        self._outcomes: deque[tuple[float, bool]] = deque(maxlen=256)
+        self._failed = 0
+        self._opened_at: float | None = None
+        self._rest_s = self._rules.rest_s
+        self._probing = False
+        self.reason = ""
+
+    @property
+    def state(self) -> BreakerState:
+        """What the next call would meet."""
+        if self._opened_at is None:
+            return BreakerState.CLOSED
+        return BreakerState.HALF_OPEN if self._clock() - self._opened_at >= self._rest_s else BreakerState.OPEN
+
+    def check(self) -> None:
+        """Raise `BreakerOpen` if a call would not be let through now."""
+        state = self.state
+        if state is BreakerState.OPEN:
+            raise BreakerOpen(f"given a rest after: {self.reason}")
+        if state is BreakerState.HALF_OPEN and self._probing:
+            raise BreakerOpen(f"a probe is out after: {self.reason}")
+
+    def enter(self) -> bool:
+        """Let a call through, or raise `BreakerOpen`. True where it is the probe, which must report how it went."""
+        if self._opened_at is None:
+            return False
+        self.check()
+        self._probing = True
+        return True
+
+    def succeeded(self, *, probe: bool) -> None:
+        """A call got what it asked for. Only the probe's success closes an open breaker."""
+        if probe and self._opened_at is not None:
+            self.reset()
+        elif self._opened_at is None:
+            self._note(failed=False)
+
+    def failed(self, reason: str, *, probe: bool) -> None:
+        """A call failed for a reason that is the upstream's."""
+        if probe and self._opened_at is not None:
+            self._rest_s = min(self._rest_s * 2, self._rules.longest_rest_s)
+            self._open(reason)
+        elif self._opened_at is None:
+            self._note(failed=True)
+            if self._failed >= self._rules.failures and self._failed >= self._rules.ratio * len(self._outcomes):
+                self._open(reason)
+
+    def undecided(self, *, probe: bool) -> None:
+        """A call ended without telling anything about the upstream: its caller left, or it was the request's fault."""
+        if probe:
+            self._probing = False
+
+    def trip(self, reason: str) -> None:
+        """Open at once: something other than a call knows that the upstream is gone."""
+        self._rest_s = self._rules.rest_s
+        self._open(reason)
+
+    def probe_next(self) -> None:
+        """End the rest: something other than a call saw the upstream come back, so the next call may try."""
+        if self._opened_at is not None:
+            self._opened_at = self._clock() - self._rest_s
+
+    def reset(self) -> None:
+        """Close, and forget what was."""
+        self._opened_at = None
+        self._probing = False
+        self._outcomes.clear()
+        self._failed = 0
+        self._rest_s = self._rules.rest_s
+        self.reason = ""
+
+    def _open(self, reason: str) -> None:
+        self._opened_at = self._clock()
+        self._probing = False
+        self._outcomes.clear()
+        self._failed = 0
+        self.reason = reason
+
+    def _note(self, *, failed: bool) -> None:
+        now = self._clock()
+        outcomes = self._outcomes
+        while outcomes and (now - outcomes[0][0] > self._rules.window_s or len(outcomes) == outcomes.maxlen):
+            self._failed -= outcomes.popleft()[1]
+        outcomes.append((now, failed))
+        self._failed += failed

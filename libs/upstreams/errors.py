@@ -1,0 +1,102 @@
+"""What can go wrong between us and an engine.
+
+UpstreamError
+├── CannotSend            nothing left this process: retrying elsewhere is safe
+│   ├── PromptTooLong         prompt plus answer exceed the context window
+│   ├── NoSlot                the deadline passed while waiting for this process's share of slots
+│   ├── BreakerOpen           the upstream failed lately and is given a rest
+│   └── ConnectFailed         no connection within the limit
+├── Refused               the engine answered with an error status
+├── FirstTokenTimeout     accepted, then silent
+├── IdleTimeout           silent between two chunks
+├── DeadlineExceeded      the total time of the call is used up
+├── BrokenStream          cut, malformed, or ended without a finish reason
+└── NotRecorded           a playback holds no such answer
+"""
+
+
+class UpstreamError(Exception):
+    """A call to an engine failed."""
+
+    code: str = "upstream_error"
+    retryable: bool = True
+
+    def __init__(self, message: str, *, upstream: str = "") -> None:
+        super().__init__(message)
+        self.upstream = upstream
+
+
+class CannotSend(UpstreamError):
+    """Nothing was sent."""
+
+    code = "cannot_send"
+
+
+class PromptTooLong(CannotSend):
+    """The prompt plus the answer's room exceed the context window."""
+
+    code = "prompt_too_long"
+    retryable = False
+
+
+class NoSlot(CannotSend):
+    """No slot of this process's share became free in time."""
+
+    code = "no_slot"
+    retryable = False
+
+
+class BreakerOpen(CannotSend):
+    """The upstream failed lately and is given a rest."""
+
+    code = "breaker_open"
+
+
+class ConnectFailed(CannotSend):
+    """No connection within the limit."""
+
+    code = "connect_failed"
+
+
+class Refused(UpstreamError):
+    """The engine answered with an error status. 4xx other than 408, 409, 425 and 429 are the request's own fault."""
+
+    code = "refused"
+
+    def __init__(self, message: str, *, status: int, retry_after_s: float | None = None, upstream: str = "") -> None:
+        super().__init__(message, upstream=upstream)
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.retryable = status in {408, 409, 425, 429} or status >= 500
+
+
+class FirstTokenTimeout(UpstreamError):
+    """The request was accepted and then nothing came."""
+
+    code = "first_token_timeout"
+
+
+class IdleTimeout(UpstreamError):
+    """The stream went silent between two chunks."""
+
+    code = "idle_timeout"
+
+
+class DeadlineExceeded(UpstreamError):
+    """The total time of the call is used up."""
+
+    code = "deadline_exceeded"
+    retryable = False
+
+
+class BrokenStream(UpstreamError):
+    """The stream was cut, was malformed, or ended without a finish reason."""
+
+    code = "broken_stream"
+
+
+class NotRecorded(UpstreamError):
+    """A playback holds no answer to these messages."""
+
+    code = "not_recorded"
+    retryable = False

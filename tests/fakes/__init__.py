@@ -1,0 +1,1 @@
+"""Servers that stand for parties outside the house, spoken to over real sockets."""
