@@ -1,0 +1,217 @@
+"""`Client.ask()`: the one way our own code puts a question to a model.
+
+choose the version → render → reply cache → one call for all who ask the same → attempts with retries and fallbacks →
+strict validation → at most one repair turn → record. A model's failure is an `Answer`; only our own mistakes
+(`PromptError`) and cancellation are raised, and every call leaves a record, whatever came of it.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from libs.llm.attempts import Attempts, Outcome
+from libs.llm.cache import ReplyCache, cache_key
+from libs.llm.call_record import new_call_id
+from libs.llm.calls import Recorder
+from libs.llm.errors import SamplingRefused
+from libs.llm.experiments import Experiments, Unit
+from libs.llm.ledger import Ledger, Question
+from libs.llm.prompt_file import SAMPLING_FIELDS, sampling_problem
+from libs.llm.registry import Registry
+from libs.llm.settings import LLMSettings
+from libs.llm.single_flight import SingleFlight
+from libs.llm.structured import Output, Parsed, Rejected
+from libs.llm.types import Answer, Arm, PromptVersion
+from libs.upstreams.errors import DeadlineExceeded
+from libs.upstreams.types import ChatReply, ChatRequest, Engine, Message, Priority, Sampling, TimeLimits
+
+LONGEST_REPLY_SHOWN = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Landed:
+    """What a flight brings to everybody on board: the reply with its value, or the reason there is none."""
+
+    answer: Answer
+    finish_reason: str
+    reply: ChatReply | None
+
+
+class Client:
+    """Asks models through versioned prompts. One per process; safe for any number of tasks of one event loop."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        registry: Registry,
+        experiments: Experiments,
+        cache: ReplyCache | None,
+        recorder: Recorder,
+        settings: LLMSettings,
+        attempts: Attempts | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._registry = registry
+        self._experiments = experiments
+        self._cache = cache
+        self._clock = clock
+        self._attempts = attempts if attempts is not None else Attempts(engine, clock=clock)
+        self._ledger = Ledger(recorder, clock=clock)
+        self._flights = SingleFlight[_Landed]()
+        self._limits = settings.limits()
+        self._defaults = settings.sampling()
+        self._samplings: dict[str, Sampling] = {}
+
+    async def ask(
+        self,
+        key: str,
+        inputs: Mapping[str, object],
+        *,
+        unit: Unit | None = None,
+        version: str | None = None,
+        priority: Priority = Priority.INTERACTIVE,
+        upstream: str = "lexi",
+        limits: TimeLimits | None = None,
+        use_cache: bool = True,
+        subject: str = "",
+        sampling: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Ask the prompt `key` with `inputs` and return what came of it.
+
+        The version is `version`, else the arm of `unit`, else the active one. `limits` default to the settings';
+        `total_s` bounds everything together, waiting, retries and repair included. `sampling` wins over the version,
+        the version over the settings. `use_cache=False` truly calls the model. `subject` says in the record what the
+        call was about, such as a ticker.
+
+        Raises `PromptError` where the prompt does not exist or the inputs do not fit it.
+        """
+        arm = self._experiments.arm(key, unit) if version is None else Arm(version)
+        prompt = self._registry.version(key, arm.version)
+        rendered = self._registry.render(prompt, inputs)
+        request = ChatRequest(
+            messages=rendered.messages,
+            sampling=self._sampling(prompt, sampling),
+            constraint=prompt.constraint,
+            priority=priority,
+        )
+        within = limits if limits is not None else self._limits
+        started = self._clock()
+        question = Question(
+            call_id=new_call_id(),
+            prompt=prompt,
+            arm=arm.name,
+            inputs=inputs,
+            request=request,
+            upstream=upstream,
+            model=self._engine.model_of(upstream),
+            limits=within,
+            started=started,
+            deadline=started + within.total_s,
+            subject=subject,
+        )
+        if use_cache and request.sampling.temperature == 0:
+            return await self._ask_together(question)
+        return (await self._ask_model(question)).answer
+
+    def _sampling(self, prompt: PromptVersion, given: Mapping[str, Any] | None) -> Sampling:
+        """The call's word over the version's over the settings'."""
+        merged = self._samplings.get(prompt.sha256)
+        if merged is None:
+            said = {name: getattr(prompt.sampling, name) for name in prompt.sampling_fields}
+            merged = self._samplings[prompt.sha256] = replace(self._defaults, **said)
+        if not given:
+            return merged
+        chosen = {name: value for name, value in given.items() if value is not None}
+        for name, value in chosen.items():
+            problem = sampling_problem(name, value) if name in SAMPLING_FIELDS else "there is no such sampling field"
+            if problem:
+                raise SamplingRefused(f"sampling {name}: {problem}")
+        return replace(merged, **chosen)
+
+    async def _ask_together(self, question: Question) -> Answer:
+        """Ask at temperature 0, where one question has one answer: from the cache, or with all who ask it now."""
+        key = cache_key(question.request, question.prompt, model=question.model)
+        if not self._flights.under_way(key):
+            return await self._lead(key, question)
+        with self._ledger.waiting(question) as wait:
+            landed = await wait.until_deadline(self._flights.run(key, lambda: self._fly(key, question)))
+        if landed is None:
+            return self._ledger.failed(
+                question, DeadlineExceeded("the shared call took longer", upstream=question.upstream)
+            )
+        return self._ledger.shared(question, landed.answer, finish_reason=landed.finish_reason)
+
+    async def _lead(self, key: str, question: Question) -> Answer:
+        """Begin a flight; if its first caller is cancelled while others wait, the flight goes on and this caller's
+        row says so."""
+        with self._ledger.leading(question, survives=lambda: self._flights.under_way(key)):
+            return (await self._flights.run(key, lambda: self._fly(key, question))).answer
+
+    async def _fly(self, key: str, question: Question) -> _Landed:
+        """The kept reply where it is valid, else the model's, kept for next time if it is."""
+        output = self._registry.output(question.prompt)
+        with self._ledger.calling(question):
+            kept = None if self._cache is None else await self._cache.get(key)
+        if kept is not None:
+            parsed = output.parse(kept.reply.text, finish_reason=kept.reply.finish_reason)
+            if isinstance(parsed, Parsed):
+                answer = self._ledger.from_cache(question, kept.reply, parsed.value)
+                return _Landed(answer, kept.reply.finish_reason, kept.reply)
+        landed = await self._ask_model(question)
+        if self._cache is not None and landed.reply is not None and landed.answer.status == "ok":
+            await self._cache.put(self._key_of(question, landed), landed.reply, call_id=landed.answer.call_id)
+        return landed
+
+    def _key_of(self, question: Question, landed: _Landed) -> str:
+        """The key of the upstream that answered: a fallback's words must not stand for the first choice's."""
+        answered_by = landed.answer.upstream
+        model = question.model if answered_by == question.upstream else self._engine.model_of(answered_by)
+        return cache_key(question.request, question.prompt, model=model)
+
+    async def _ask_model(self, question: Question) -> _Landed:
+        """Call the model; where a structured answer is invalid, once more with its reply and what is wrong with it."""
+        output = self._registry.output(question.prompt)
+        first, rejected = await self._call(question, output)
+        if rejected is None or first.reply is None or self._clock() >= question.deadline:
+            return first
+        repair = replace(
+            question,
+            call_id=new_call_id(),
+            request=replace(question.request, messages=_repair_messages(question, first.answer.text, rejected)),
+            repairs=question.call_id,
+            repair_started=self._clock(),
+        )
+        second, _ = await self._call(repair, output)
+        if second.reply is None:
+            return first
+        return replace(second, answer=replace(second.answer, total_ms=(self._clock() - question.started) * 1000))
+
+    async def _call(self, question: Question, output: Output) -> tuple[_Landed, Rejected | None]:
+        """One recorded call. The rejection is given only where a repair turn may mend it."""
+        with self._ledger.calling(question):
+            outcome: Outcome = await self._attempts.chat(
+                question.request,
+                question.limits,
+                upstream=question.upstream,
+                deadline=question.deadline,
+                extra=question.repairs is not None,
+            )
+        if outcome.reply is None:
+            return _Landed(self._ledger.unanswered(question, outcome), "", None), None
+        parsed = output.parse(outcome.reply.text, finish_reason=outcome.reply.finish_reason)
+        answer = self._ledger.answered(question, outcome, parsed)
+        landed = _Landed(answer, outcome.reply.finish_reason, outcome.reply)
+        return landed, parsed if isinstance(parsed, Rejected) and output.structured else None
+
+
+def _repair_messages(question: Question, reply: str, rejected: Rejected) -> tuple[Message, ...]:
+    """The conversation so far, the model's reply, and what is wrong with it."""
+    shown = reply if len(reply) <= LONGEST_REPLY_SHOWN else reply[:LONGEST_REPLY_SHOWN] + "…"
+    constraint = question.request.constraint
+    form = "one of the allowed words" if constraint is not None and constraint.choice else "one JSON object"
+    shorter = " Keep it shorter." if rejected.kind == "cut" else ""
+    ask_again = f"That reply cannot be used: {rejected.reason}. Answer the question again with {form} and nothing else."
+    return (*question.request.messages, Message("assistant", shown), Message("user", ask_again + shorter))
