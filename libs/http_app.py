@@ -1,0 +1,105 @@
+"""The frame of every HTTP service of ours: request ids, a bound on bodies, problems for errors, probes, metrics."""
+
+import re
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import structlog
+from fastapi import FastAPI
+from prometheus_client import Counter, Histogram
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils import uuid7
+
+from libs import problems
+from libs.keys import KeyRing
+from libs.probes import PATHS, Check, probe_routes
+
+LONGEST_LENGTH = 18  # digits; no body is an exabyte long, and Python refuses to read thousands of digits
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+REQUESTS = Counter("lexi_http_requests_total", "Answers given, by route and status.", ["route", "status"])
+SECONDS = Histogram("lexi_http_seconds", "Time from a request's head to the end of its answer.", ["route"])
+
+log = structlog.get_logger(__name__)
+
+
+def request_id_of(headers: Headers) -> str:
+    """The caller's `X-Request-Id` where it is a sane token, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else str(uuid7())
+
+
+class Edge:
+    """The outermost ASGI layer: echoes `X-Request-Id` and binds it to the logs, refuses bodies above the limit before
+    reading them whole, logs bugs, counts.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = request_id_of(headers)
+        begun = time.perf_counter()
+        status, finished = 0, False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, finished
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+            finished = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._guarded(scope, receive, send_with_id, headers=headers)
+            except Exception:
+                log.exception("request_failed", method=scope["method"], route=_route(scope))
+                if not finished:  # the server cuts the connection, so that half an answer looks like one
+                    raise
+            finally:
+                route = _route(scope)
+                REQUESTS.labels(route, status).inc()
+                SECONDS.labels(route).observe(time.perf_counter() - begun)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send, *, headers: Headers) -> None:
+        detail = f"the body exceeds {self._max_body_bytes} bytes"
+        declared = headers.get("content-length", "0")
+        if declared.isdecimal() and (len(declared) > LONGEST_LENGTH or int(declared) > self._max_body_bytes):
+            refusal = problems.response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, headers={"Connection": "close"})
+            await refusal(scope, receive, send)
+            return
+        left = self._max_body_bytes
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, headers={"Connection": "close"})
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _route(scope: Scope) -> str:
+    """The route's template, so that ids in paths do not multiply the series."""
+    path: str = scope["path"]
+    return path if path in PATHS else getattr(scope.get("route"), "path", "unmatched")
+
+
+def frame(*, title: str, keys: KeyRing, checks: Mapping[str, Check]) -> FastAPI:
+    """A FastAPI app with problems and probes, and without routes of its own. Wrap it in `Edge` to serve it."""
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None, routes=probe_routes(checks))
+    app.state.keys = keys
+    problems.install(app)
+    return app

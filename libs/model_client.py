@@ -1,0 +1,82 @@
+"""How a service gets hold of the model: settings to upstreams, registry, experiments, cache, recorder, client."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from libs.llm.cache import ReplyCache
+from libs.llm.calls import Recorder
+from libs.llm.client import Client
+from libs.llm.experiments import Experiments
+from libs.llm.registry import Registry
+from libs.llm.settings import LLMSettings
+from libs.probes import Check, Degraded
+from libs.settings import load
+from libs.upstreams.pool import Upstreams
+from libs.upstreams.settings import UpstreamSettings
+from libs.upstreams.types import Role
+
+LEXI = "lexi"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The road to the model and what lies along it."""
+
+    client: Client
+    registry: Registry
+    experiments: Experiments
+    upstreams: Upstreams
+
+    @property
+    def name(self) -> str:
+        """The model name of the entry `lexi`."""
+        return self.upstreams.model_of(LEXI)
+
+    def checks(self) -> dict[str, Check]:
+        """For `/ready`: the prompts, and every upstream. A model that is away is yellow: we answer without it."""
+
+        async def prompts() -> str | None:
+            drafts = [f"{prompt.key} {prompt.version}" for prompt in self.registry.drafts()]
+            return Degraded(f"not released yet: {', '.join(drafts)}") if drafts else None
+
+        def upstream(name: str) -> Check:
+            async def check() -> str | None:
+                status = next(status for status in self.upstreams.status() if status.name == name)
+                if status.state in {"up", "busy"}:
+                    return None
+                return Degraded(f"{status.state}: {status.reason}" if status.reason else status.state)
+
+            return check
+
+        return {"prompts": prompts, **{status.name: upstream(status.name) for status in self.upstreams.status()}}
+
+
+@asynccontextmanager
+async def open_model(engine: AsyncEngine, *, role: Role, state_dir: Path) -> AsyncGenerator[Model, None]:
+    """Everything built from the environment, running until the end of the block; calls still unwritten are kept.
+
+    Raises `SettingsError`, `UpstreamConfigError`, `PromptFileError` or `ExperimentError`, each naming what is wrong.
+    """
+    settings = load(LLMSettings)
+    registry = Registry.load(settings.prompts_file, settings.prompts_lock)
+    experiments = Experiments.build(registry, settings.llm_ab_buckets)
+    upstreams = Upstreams.load(load(UpstreamSettings), role=role)
+    recorder = Recorder(engine, service=role, state_dir=state_dir)
+    async with AsyncExitStack() as stack:
+        await recorder.start()
+        stack.push_async_callback(recorder.close)
+        await upstreams.start()
+        stack.push_async_callback(upstreams.close)
+        client = Client(
+            engine=upstreams,
+            registry=registry,
+            experiments=experiments,
+            cache=ReplyCache(engine, ttl_s=settings.llm_cache_ttl_s) if settings.llm_cache_ttl_s > 0 else None,
+            recorder=recorder,
+            settings=settings,
+        )
+        yield Model(client=client, registry=registry, experiments=experiments, upstreams=upstreams)

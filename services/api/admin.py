@@ -1,0 +1,189 @@
+"""What was asked of the model, and with which prompts."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel
+
+from libs.json_numbers import JsonValue, Number
+from libs.keys import require
+from libs.llm.types import PromptVersion
+from libs.problems import NotFound
+from services.api import repository
+from services.api.deps import Reader, State
+
+MAX_HOURS = 24 * 366
+
+router = APIRouter(prefix="/llm/admin", dependencies=[Depends(require("admin"))])
+
+
+class Call(BaseModel):
+    """One call to a model. `status` is ok, invalid, failed, timed_out or cancelled; times in milliseconds."""
+
+    id: UUID
+    ts: datetime
+    service: str
+    prompt_key: str
+    prompt_version: str
+    prompt_hash: str
+    arm: str
+    upstream: str
+    model: str
+    subject: str
+    success: bool
+    status: str
+    error: str | None
+    cached: bool
+    attempts: int
+    repaired: bool
+    retry_of: UUID | None
+    queue_ms: Number
+    connect_ms: Number
+    first_token_ms: Number
+    total_ms: Number
+    tokens_in: int
+    tokens_out: int
+    finish_reason: str
+
+
+class CallPage(BaseModel):
+    """Calls, newest first. `next_before` goes into `before` for the next page; null on the last."""
+
+    calls: Sequence[Call]
+    next_before: UUID | None
+
+
+class Body(BaseModel):
+    """What was sent and what came back."""
+
+    messages: JsonValue
+    sampling: JsonValue
+    inputs: JsonValue
+    reply: str
+
+
+class WholeCall(Call):
+    """A call with its bodies; null where they were not kept."""
+
+    body: Body | None
+
+
+class Totals(BaseModel):
+    """All calls of the window. Percentiles are of successful answers that did not come from the cache."""
+
+    total: int
+    success_count: int
+    failure_count: int
+    cached_count: int
+    p50_ms: Number | None
+    p95_ms: Number | None
+    p99_ms: Number | None
+    tokens_in: int
+    tokens_out: int
+
+
+class Share(BaseModel):
+    """How many calls one version made, by success."""
+
+    prompt_key: str
+    prompt_version: str
+    success: bool
+    n: int
+
+
+class Stats(BaseModel):
+    """What the window held."""
+
+    since: datetime
+    totals: Totals
+    breakdown: Sequence[Share]
+
+
+class Prompt(BaseModel):
+    """A prompt's versions; `arms` are the weights of the experiment in force, empty where none runs."""
+
+    key: str
+    active: str
+    versions: Mapping[str, JsonValue]
+    arms: Mapping[str, Number]
+
+
+@router.get("/calls")
+async def calls(
+    reader: Reader,
+    *,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    before: Annotated[UUID | None, Query(description="the id of a call; the page holds older ones")] = None,
+    prompt_key: Annotated[str | None, Query(max_length=64)] = None,
+    version: Annotated[str | None, Query(max_length=64)] = None,
+    success: Annotated[bool | None, Query()] = None,
+) -> CallPage:
+    """A page of calls, newest first."""
+    where = repository.CallFilter(prompt_key=prompt_key, version=version, success=success)
+    rows = await repository.calls(reader, limit=limit + 1, before=before, where=where)
+    page = [Call.model_validate(row) for row in rows[:limit]]
+    return CallPage(calls=page, next_before=page[-1].id if len(rows) > limit else None)
+
+
+@router.get("/call/{call_id}")
+async def call(reader: Reader, call_id: UUID) -> WholeCall:
+    """One call, whole. A call is there moments after its answer, since the recorder writes in batches."""
+    row = await repository.call(reader, call_id)
+    if row is None:
+        raise NotFound(f"there is no call {call_id}")
+    return WholeCall.model_validate({**row, "body": row if row["has_body"] else None})
+
+
+@router.get("/stats")
+async def stats(reader: Reader, hours: Annotated[float, Query(gt=0, le=MAX_HOURS, allow_inf_nan=False)] = 24) -> Stats:
+    """Counts, latency and tokens of the last `hours`."""
+    since = datetime.now(UTC) - timedelta(hours=hours)
+    found = await repository.totals(reader, since)
+    p50, p95, p99 = found["percentiles"] or (None, None, None)
+    totals = Totals.model_validate({**found, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99})
+    shares = [Share.model_validate(row) for row in await repository.breakdown(reader, since)]
+    return Stats(since=since, totals=totals, breakdown=shares)
+
+
+def _version(prompt: PromptVersion) -> dict[str, Any]:
+    constraint = prompt.constraint
+    return {
+        "hash": prompt.sha256,
+        "released_at": prompt.released_at,
+        "system": prompt.system,
+        "user_template": prompt.user_template,
+        "inputs": prompt.inputs_schema,
+        "untrusted": prompt.untrusted,
+        "output": None if constraint is None else constraint.schema or {"choice": constraint.choice},
+        "sampling": {name: getattr(prompt.sampling, name) for name in sorted(prompt.sampling_fields)},
+    }
+
+
+def _prompt(state: State, key: str) -> Prompt:
+    experiment = state.experiments.running(key)
+    versions = {number: _version(version) for number, version in state.registry.versions(key).items()}
+    return Prompt(
+        key=key,
+        active=state.registry.active(key).version,
+        versions=versions,
+        arms={} if experiment is None else dict(experiment.arms),
+    )
+
+
+@router.get("/prompts")
+async def prompts(state: State) -> Sequence[Prompt]:
+    """Every prompt."""
+    keys = state.registry.keys()
+    return [_prompt(state, key) for key in keys]
+
+
+@router.get("/prompts/{key}")
+async def prompt(state: State, key: str) -> Prompt:
+    """One prompt."""
+    keys = state.registry.keys()
+    if key not in keys:
+        raise NotFound(f"there is no prompt {key}")
+    return _prompt(state, key)

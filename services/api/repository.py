@@ -1,0 +1,189 @@
+"""Every query of the control plane."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import RowMapping, TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from libs.llm.call_record import time_of
+
+Row = RowMapping
+
+UUID_VERSION_WITH_TIME = 7
+
+CALL_COLUMNS = """
+    c.id, c.ts, c.service, c.prompt_key, c.prompt_version, c.prompt_hash, c.arm, c.upstream, c.model, c.subject,
+    c.success, c.status, c.error, c.cached, c.attempts, c.repaired, c.retry_of, c.queue_ms, c.connect_ms,
+    c.first_token_ms, c.total_ms, c.tokens_in, c.tokens_out, c.finish_reason
+"""
+
+# The conditions of a page of calls. They are put together as needed, not switched off by nulls, so that a prepared plan
+# can start at `before` in the index on id. The bound on ts lets partitions above the page be skipped.
+CALL_CONDITIONS = {
+    "before": "c.id < :before",
+    "before_ts": "c.ts <= :before_ts",
+    "prompt_key": "c.prompt_key = :prompt_key",
+    "version": "c.prompt_version = :version",
+    "success": "c.success = :success",
+}
+
+# One call and what was sent and received, where that was kept. Both bounds on ts prune to one partition or two.
+CALL = text(
+    f"""
+    select {CALL_COLUMNS}, b.messages, b.sampling, b.inputs, b.reply, b.id is not null as has_body
+    from llm_calls c
+    left join llm_bodies b on b.ts = c.ts and b.id = c.id and b.ts between :since and :until
+    where c.id = :id and c.ts between :since and :until
+    """
+)
+
+# Latency is that of answers a model really gave: cached ones take no time and failures end at a limit.
+TOTALS = text(
+    """
+    select count(*) as total,
+           count(*) filter (where success) as success_count,
+           count(*) filter (where not success) as failure_count,
+           count(*) filter (where cached) as cached_count,
+           percentile_cont(array[0.5, 0.95, 0.99]) within group (order by total_ms)
+             filter (where success and not cached) as percentiles,
+           coalesce(sum(tokens_in), 0) as tokens_in,
+           coalesce(sum(tokens_out), 0) as tokens_out
+    from llm_calls where ts >= :since
+    """
+)
+
+BREAKDOWN = text(
+    """
+    select prompt_key, prompt_version, success, count(*) as n
+    from llm_calls where ts >= :since
+    group by prompt_key, prompt_version, success
+    order by prompt_key, prompt_version, success desc
+    """
+)
+
+# The newest forecast per ticker and horizon within the feed that wrote last. forecast_heads has one row per series and
+# each leads to one row of forecasts by primary key, so the length of history does not matter; the lateral limit keeps
+# the planner from joining any other way.
+SIGNALS = text(
+    """
+    with head as (
+      select distinct on (h.ticker, h.horizon) h.feed, h.ticker, h.horizon, h.model, h.as_of
+      from forecast_heads h
+      where h.feed = (select feed from feeds order by last_write_at desc limit 1)
+        and (cast(:tickers as text[]) is null or h.ticker = any(cast(:tickers as text[])))
+        and (cast(:horizon as text) is null or h.horizon = :horizon)
+      order by h.ticker, h.horizon, h.as_of desc, h.model
+    )
+    select f.as_of, f.ts, f.ticker, f.horizon, f.model, f.mean, f.lower, f.upper, f.features -> 'llm' as llm
+    from head
+    cross join lateral (
+      select * from forecasts f
+      where f.feed = head.feed and f.ticker = head.ticker and f.horizon = head.horizon and f.model = head.model
+        and f.as_of = head.as_of
+      limit 1
+    ) f
+    order by f.ticker, f.horizon
+    """
+)
+
+# A partition just begun has no statistics yet, and the planner would read it whole for each ticker.
+BY_INDEX_ONLY = text("set local enable_seqscan = off")
+
+INSERT_SOCIAL = text(
+    """
+    insert into social_messages (source, external_id, ticker, ts, handle, text)
+    select source, external_id, ticker, ts, handle, text
+    from jsonb_to_recordset(cast(:rows as jsonb)) as r(
+      source text, external_id text, ticker text, ts timestamptz, handle text, text text)
+    on conflict (source, external_id) do nothing
+    """
+)
+
+INSERT_RATINGS = text(
+    """
+    insert into analyst_ratings (source, external_id, ticker, ts, provider, firm, analyst, action, rating, target)
+    select source, external_id, ticker, ts, provider, firm, analyst, action, rating, target
+    from jsonb_to_recordset(cast(:rows as jsonb)) as r(
+      source text, external_id text, ticker text, ts timestamptz, provider text, firm text, analyst text, action text,
+      rating text, target double precision)
+    on conflict (source, external_id) do nothing
+    """
+)
+
+INSERT_FACTS = text(
+    """
+    insert into facts (source, external_id, ticker, name, as_of, value)
+    select source, external_id, ticker, name, as_of, value
+    from jsonb_to_recordset(cast(:rows as jsonb)) as r(
+      source text, external_id text, ticker text, name text, as_of timestamptz, value jsonb)
+    on conflict (source, external_id) do nothing
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CallFilter:
+    """Which calls a page holds; None does not filter."""
+
+    prompt_key: str | None = None
+    version: str | None = None
+    success: bool | None = None
+
+
+def _moment(call_id: UUID) -> datetime | None:
+    """When a call's id was made; None for an id that is not of a call."""
+    return time_of(call_id) if call_id.version == UUID_VERSION_WITH_TIME else None
+
+
+async def calls(connection: AsyncConnection, *, limit: int, before: UUID | None, where: CallFilter) -> Sequence[Row]:
+    """Up to `limit` calls older than the call `before`, newest first."""
+    made = None if before is None else _moment(before)
+    given: dict[str, Any] = {
+        "before": before,
+        "before_ts": None if made is None else made + timedelta(seconds=1),
+        "prompt_key": where.prompt_key,
+        "version": where.version,
+        "success": where.success,
+    }
+    asked = {name: value for name, value in given.items() if value is not None}
+    conditions = " and ".join(CALL_CONDITIONS[name] for name in asked) or "true"
+    page = text(f"select {CALL_COLUMNS} from llm_calls c where {conditions} order by c.id desc limit :limit")
+    return (await connection.execute(page, {**asked, "limit": limit})).mappings().all()
+
+
+async def call(connection: AsyncConnection, call_id: UUID) -> Row | None:
+    """One call with its bodies (`has_body` says whether they were kept), None when there is none of that id."""
+    ts = _moment(call_id)
+    if ts is None:
+        return None
+    margin = timedelta(seconds=1)
+    found = await connection.execute(CALL, {"id": call_id, "since": ts - margin, "until": ts + margin})
+    return found.mappings().one_or_none()
+
+
+async def totals(connection: AsyncConnection, since: datetime) -> Row:
+    """Counts, latency percentiles (p50, p95, p99; None without an answer) and tokens of the calls since then."""
+    return (await connection.execute(TOTALS, {"since": since})).mappings().one()
+
+
+async def breakdown(connection: AsyncConnection, since: datetime) -> Sequence[Row]:
+    """Counts by prompt, version and success."""
+    return (await connection.execute(BREAKDOWN, {"since": since})).mappings().all()
+
+
+async def latest_signals(
+    connection: AsyncConnection, *, tickers: Sequence[str] | None, horizon: str | None
+) -> Sequence[Row]:
+    """The latest forecast per ticker and horizon of the feed that wrote last."""
+    await connection.execute(BY_INDEX_ONLY)
+    found = await connection.execute(SIGNALS, {"tickers": tickers, "horizon": horizon})
+    return found.mappings().all()
+
+
+async def insert(connection: AsyncConnection, statement: TextClause, rows: str) -> int:
+    """Insert a JSON array of rows with one of the INSERT statements; returns how many were new."""
+    return (await connection.execute(statement, {"rows": rows})).rowcount
