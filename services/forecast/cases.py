@@ -1,0 +1,99 @@
+"""From a bar and its numbers to a case: the inputs a judgement sees, and the row that is stored before it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from uuid import UUID
+
+from libs.calendar import Calendar
+from libs.judgement.inputs import build_inputs
+from libs.judgement.record import pending
+from libs.judgement.rules import Rules
+from libs.judgement.types import Inputs, PriceForecast
+from services.forecast.feed.types import Bar, Feed
+from services.forecast.judging import Case
+from services.forecast.numbers import Numbers
+from services.forecast.repository import Forecast, Known, forecast_id
+from services.forecast.settings import Horizon
+
+HISTORY_BARS = 300
+CHUNKS = (32, 64)
+"""Tickers per batch of numbers: small ones first, so that judging starts at once; the last size repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the loop does, from the settings: its pace, how far ahead it looks, and what a session is."""
+
+    interval_s: float
+    horizon_name: str
+    horizon: Horizon
+    decision_ttl_s: float
+    calendar: Calendar
+    rules: Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a tick: its numbers and bars by ticker, and what holds for the whole tick."""
+
+    as_of: datetime
+    numbers: Mapping[str, Numbers]
+    bars: Mapping[str, Bar]
+    days: tuple[date, ...]
+    shadow: bool
+
+
+def parts(tickers: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The tickers in batches of `CHUNKS`."""
+    start = 0
+    sizes = iter(CHUNKS)
+    size = CHUNKS[-1]
+    while start < len(tickers):
+        size = next(sizes, size)
+        yield tickers[start : start + size]
+        start += size
+
+
+class CaseMaker:
+    """Makes the inputs and rows of one run of a feed."""
+
+    def __init__(self, feed: Feed, plan: Plan) -> None:
+        self._feed = feed
+        self._plan = plan
+        self.run = ""
+
+    def id_of(self, ticker: str, numbers: Numbers, as_of: datetime) -> UUID:
+        """The id of a forecast of this run."""
+        return forecast_id(
+            feed=self.run, ticker=ticker, horizon=self._plan.horizon_name, model=numbers.model, as_of=as_of
+        )
+
+    def forecast(self, case: Case, numbers: Numbers, *, shadow: bool) -> Forecast:
+        """The row to store before the case is judged."""
+        inputs, rules = case.inputs, self._plan.rules
+        return Forecast(
+            id=case.id,
+            ticker=inputs.ticker,
+            last_price=inputs.signal.last_price,
+            numbers=numbers,
+            due_at=self._plan.calendar.add_sessions(inputs.as_of, self._plan.horizon.steps),
+            llm=pending(inputs, rules=rules.judge(inputs, self.run), shadow_mode=shadow),
+        )
+
+    def inputs(
+        self, ticker: str, as_of: datetime, prices: PriceForecast, known: Known, days: tuple[date, ...]
+    ) -> Inputs:
+        """What a judgement of this forecast may see. Raises `KeyError` for a ticker the feed does not have."""
+        return build_inputs(
+            ticker,
+            self._feed.history(ticker, as_of, HISTORY_BARS),
+            horizon=self._plan.horizon_name,
+            as_of=as_of,
+            forecast=prices,
+            rules=self._plan.rules,
+            calendar=self._plan.calendar,
+            facts=known.facts.values(),
+            headlines=known.headlines,
+            feed_days=days,
+        )

@@ -1,0 +1,286 @@
+"""Every statement the forecast loop sends to Postgres. Transactions are short, and none is open during a call."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid5
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from libs.judgement.types import Fact, PriceForecast
+from libs.switches import shadow_mode
+from services.forecast.feed.types import Bar, Run
+from services.forecast.numbers import Numbers
+
+FORECAST_NAMESPACE = UUID("7a1d5b5e-6f0b-4d0c-9d39-0d0f6b6a2f51")
+HEADLINES_PER_TICKER = 5
+
+# The run to go on with: the newest of this source.
+NEWEST_RUN = text(
+    "select feed, last_as_of, done from feeds where source = :source order by started_at desc, feed desc limit 1"
+)
+
+BEGIN_RUN = text("insert into feeds (feed, source) values (:feed, :source) on conflict (feed) do nothing")
+
+END_RUN = text("update feeds set done = true where feed = :feed")
+
+# last_as_of only moves forward, and only with the last part of a tick (:complete).
+TOUCH_RUN = text(
+    """
+    update feeds set last_write_at = now(),
+      last_as_of = case when :complete then greatest(last_as_of, :as_of) else last_as_of end
+    where feed = :feed
+    """
+)
+
+# What was known of each ticker at market time as_of: the latest fact of each name ...
+KNOWN_FACTS = text(
+    """
+    select distinct on (ticker, name) ticker, name, value, as_of, source from facts
+    where ticker = any(:tickers) and as_of <= :as_of
+    order by ticker, name, as_of desc, ts desc
+    """
+)
+
+# ... and the newest texts about it.
+RECENT_TEXTS = text(
+    """
+    select wanted.ticker, recent.text from unnest(cast(:tickers as text[])) as wanted (ticker),
+    lateral (
+      select text, ts from social_messages
+      where ticker = wanted.ticker and ts <= :as_of and ts > :as_of - interval '7 days'
+      order by ts desc limit :per_ticker
+    ) as recent
+    order by wanted.ticker, recent.ts desc
+    """
+)
+
+# A bar that comes again is confirmed (delivered_at) and, where the exchange corrected it, corrected.
+STORE_BARS = text(
+    """
+    insert into bars (feed, ticker, as_of, open, high, low, close, volume)
+    select :feed, ticker, :as_of, open, high, low, close, volume from jsonb_to_recordset(cast(:rows as jsonb))
+      as r (ticker text, open float8, high float8, low float8, close float8, volume float8)
+    on conflict (feed, ticker, as_of) do update set open = excluded.open, high = excluded.high, low = excluded.low,
+      close = excluded.close, volume = excluded.volume, delivered_at = now()
+    """
+)
+
+ENSURE_PARTITION = text("select ensure_partition('forecasts', 'month', :as_of)")
+
+# A forecast that is there already stays as it is, with its judgement; the heads only move forward.
+STORE_FORECASTS = text(
+    """
+    with incoming as materialized (
+      select * from jsonb_to_recordset(cast(:rows as jsonb)) as r (
+        ticker text, model text, id uuid, due_at timestamptz,
+        last_price float8, mean float8, lower float8, upper float8, features jsonb)
+    ), stored as (
+      insert into forecasts (feed, ticker, horizon, model, as_of, id, due_at, last_price, mean, lower, upper, features)
+      select :feed, ticker, :horizon, model, :as_of, id, due_at, last_price, mean, lower, upper, features from incoming
+      on conflict (feed, ticker, horizon, model, as_of) do nothing
+    )
+    insert into forecast_heads (feed, ticker, horizon, model, as_of, id)
+    select :feed, ticker, :horizon, model, :as_of, id from incoming
+    on conflict (feed, ticker, horizon, model) do update set as_of = excluded.as_of, id = excluded.id
+    where forecast_heads.as_of < excluded.as_of
+    """
+)
+
+# What judging made of forecasts of one moment. :as_of is bound so that only its partition is planned.
+STORE_JUDGEMENTS = text(
+    """
+    update forecasts set features = forecasts.features || jsonb_build_object('llm', cast(judged.llm as jsonb)),
+      judged_at = case when judged.complete then now() else forecasts.judged_at end
+    from unnest(cast(:ids as uuid[]), cast(:docs as text[]), cast(:complete as boolean[])) as judged (id, llm, complete)
+    where forecasts.as_of = :as_of and forecasts.id = judged.id
+    """
+)
+
+# The newest forecasts of a run, and how long ago each was judged by the database's clock; null where a stop or a crash
+# came between storing and judging.
+NEWEST = text(
+    """
+    select f.id, f.ticker, f.model, f.last_price, f.mean, f.lower, f.upper,
+      cast(extract(epoch from now() - f.judged_at) as float8) as age_s, f.features -> 'llm' as llm
+    from forecast_heads h join forecasts f on f.as_of = h.as_of and f.id = h.id
+    where h.feed = :feed and h.horizon = :horizon and h.as_of = :as_of and f.as_of = :as_of
+    """
+)
+
+# The feed was asked and has nothing newer, so its newest prices still stand.
+CONFIRM_BARS = text(
+    """
+    update bars set delivered_at = now() from forecast_heads h
+    where h.feed = :feed and bars.feed = h.feed and bars.ticker = h.ticker and bars.as_of = h.as_of
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What Postgres knows about one ticker at a moment."""
+
+    facts: Mapping[str, Fact] = field(default_factory=dict[str, Fact])
+    headlines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """One forecast to store: a series, a moment, the numbers, and what stands in `features.llm` until it is judged."""
+
+    id: UUID
+    ticker: str
+    last_price: float
+    numbers: Numbers
+    due_at: datetime | None
+    llm: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A forecast as it stands in the database; `age_s` since it was judged, None where it was not."""
+
+    id: UUID
+    ticker: str
+    prices: PriceForecast
+    age_s: float | None
+    llm: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgementRow:
+    """What to write to one stored forecast; `complete` is False where it was not judged."""
+
+    id: UUID
+    as_of: datetime
+    llm: Mapping[str, Any]
+    complete: bool
+
+
+def forecast_id(*, feed: str, ticker: str, horizon: str, model: str, as_of: datetime) -> UUID:
+    """The id of a forecast, a function of its identity, so that storing it twice is storing it once."""
+    return uuid5(FORECAST_NAMESPACE, "\n".join((feed, ticker, horizon, model, as_of.isoformat())))
+
+
+def bar_row(ticker: str, bar: Bar) -> dict[str, object]:
+    """A bar as `STORE_BARS` reads it."""
+    return {
+        "ticker": ticker,
+        "open": bar.open,
+        "high": bar.high,
+        "low": bar.low,
+        "close": bar.close,
+        "volume": bar.volume,
+    }
+
+
+def forecast_row(forecast: Forecast) -> dict[str, object]:
+    """A forecast as `STORE_FORECASTS` reads it."""
+    return {
+        "ticker": forecast.ticker,
+        "model": forecast.numbers.model,
+        "id": str(forecast.id),
+        "due_at": None if forecast.due_at is None else forecast.due_at.isoformat(),
+        "last_price": forecast.last_price,
+        "mean": forecast.numbers.mean,
+        "lower": forecast.numbers.lower,
+        "upper": forecast.numbers.upper,
+        "features": {"llm": forecast.llm},
+    }
+
+
+class Repository:
+    """The forecast loop's door to Postgres. Every method is one short transaction and may raise `SQLAlchemyError`."""
+
+    def __init__(self, engine: AsyncEngine, *, horizon: str) -> None:
+        self._engine = engine
+        self._horizon = horizon
+        self._partitions: set[tuple[int, int]] = set()
+
+    async def newest_run(self, source: str) -> Run | None:
+        """The newest run of a source."""
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(NEWEST_RUN, {"source": source})).one_or_none()
+        return None if row is None else Run(row.feed, row.last_as_of, row.done)
+
+    async def begin_run(self, feed: str, source: str) -> None:
+        """Make sure the run is known."""
+        async with self._engine.begin() as connection:
+            await connection.execute(BEGIN_RUN, {"feed": feed, "source": source})
+
+    async def end_run(self, feed: str) -> None:
+        """Say that the run reached its end."""
+        async with self._engine.begin() as connection:
+            await connection.execute(END_RUN, {"feed": feed})
+
+    async def known(self, tickers: Sequence[str], as_of: datetime) -> dict[str, Known]:
+        """Facts and texts per ticker that were known at a moment; every ticker asked for has an entry."""
+        facts: dict[str, dict[str, Fact]] = {ticker: {} for ticker in tickers}
+        texts: dict[str, list[str]] = {ticker: [] for ticker in tickers}
+        async with self._engine.connect() as connection:
+            wanted = {"tickers": list(tickers), "as_of": as_of}
+            for row in await connection.execute(KNOWN_FACTS, wanted):
+                facts[row.ticker][row.name] = Fact(row.name, row.value, row.as_of, row.source)
+            for row in await connection.execute(RECENT_TEXTS, wanted | {"per_ticker": HEADLINES_PER_TICKER}):
+                texts[row.ticker].append(row.text)
+        return {ticker: Known(facts[ticker], tuple(texts[ticker])) for ticker in tickers}
+
+    async def store_tick(
+        self, feed: str, as_of: datetime, *, bars: Mapping[str, Bar], forecasts: Sequence[Forecast], complete: bool
+    ) -> None:
+        """Store bars and forecasts of (a part of) a tick; `complete` marks its last part. Twice is once."""
+        # Retention may drop a partition that was known; after a failure the next attempt looks again.
+        fresh = (as_of.year, as_of.month) not in self._partitions
+        self._partitions.discard((as_of.year, as_of.month))
+        async with self._engine.begin() as connection:
+            if fresh:
+                await connection.execute(ENSURE_PARTITION, {"as_of": as_of})
+            rows = json.dumps([bar_row(ticker, bar) for ticker, bar in bars.items()])
+            await connection.execute(STORE_BARS, {"feed": feed, "as_of": as_of, "rows": rows})
+            if forecasts:
+                rows = json.dumps([forecast_row(forecast) for forecast in forecasts], allow_nan=False)
+                values = {"feed": feed, "as_of": as_of, "horizon": self._horizon, "rows": rows}
+                await connection.execute(STORE_FORECASTS, values)
+            await connection.execute(TOUCH_RUN, {"feed": feed, "as_of": as_of, "complete": complete})
+        self._partitions.add((as_of.year, as_of.month))
+
+    async def store_judgements(self, rows: Callable[[bool], Sequence[JudgementRow]]) -> None:
+        """Write judgements, a statement per moment, in one transaction; `rows` is asked under its shadow mode."""
+        by_moment: dict[datetime, list[JudgementRow]] = {}
+        async with self._engine.begin() as connection:
+            for row in rows(await shadow_mode(connection)):
+                by_moment.setdefault(row.as_of, []).append(row)
+            for as_of, group in by_moment.items():
+                values = {
+                    "as_of": as_of,
+                    "ids": [row.id for row in group],
+                    "docs": [json.dumps(row.llm, allow_nan=False) for row in group],
+                    "complete": [row.complete for row in group],
+                }
+                await connection.execute(STORE_JUDGEMENTS, values)
+
+    async def shadow_mode(self) -> bool:
+        """Whether policy verdicts are only logged."""
+        async with self._engine.connect() as connection:
+            return await shadow_mode(connection)
+
+    async def newest(self, feed: str, as_of: datetime) -> list[Stored]:
+        """The forecasts of a run's newest moment."""
+        values = {"feed": feed, "horizon": self._horizon, "as_of": as_of}
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(NEWEST, values)).all()
+        return [
+            Stored(
+                row.id, row.ticker, PriceForecast(row.last_price, row.mean, row.lower, row.upper), row.age_s, row.llm
+            )
+            for row in rows
+        ]
+
+    async def confirm_bars(self, feed: str) -> None:
+        """Say that the newest bars of a feed are still its newest."""
+        async with self._engine.begin() as connection:
+            await connection.execute(CONFIRM_BARS, {"feed": feed})

@@ -1,0 +1,149 @@
+"""Partitions made ahead, and whole ones dropped when everything in them is past its time."""
+
+import structlog
+from prometheus_client import Counter
+from pydantic import Field
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from libs.settings import Settings
+
+CACHE_BATCH = 10_000
+QUEUE_LOG_DAYS = 7
+
+DROPPED = Counter("lexi_jobs_partitions_dropped_total", "Partitions dropped by retention", ["parent"])
+
+log = structlog.get_logger(__name__)
+
+
+class RetentionSettings(Settings):
+    """How long history is kept."""
+
+    retention_calls_days: int = Field(default=90, ge=1, description="Days model calls and their bodies are kept.")
+    retention_forecasts_days: int = Field(default=730, ge=1, description="Days forecasts are kept after being written.")
+
+
+# Today's and tomorrow's, this month's and the next one's: whoever inserts first need not create them.
+MAKE_AHEAD = text(
+    """
+    select ensure_partition('llm_calls', 'day', now()), ensure_partition('llm_calls', 'day', now() + interval '1 day'),
+      ensure_partition('llm_bodies', 'day', now()), ensure_partition('llm_bodies', 'day', now() + interval '1 day'),
+      ensure_partition('forecasts', 'month', now()),
+      ensure_partition('forecasts', 'month', date_trunc('month', now(), 'UTC') + interval '1 month')
+    """
+)
+
+# The days of a parent's partitions are in their names; a partition is past its time when its last moment is.
+OLD_DAYS = text(
+    """
+    select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+    where i.inhparent = cast(:parent as regclass) and c.relname ~ '_[0-9]{8}$'
+      and (to_timestamp(right(c.relname, 8), 'YYYYMMDD')::timestamp at time zone 'UTC') + interval '1 day'
+        <= now() - make_interval(days => :days)
+    order by c.relname
+    """
+)
+
+FORECAST_MONTHS = text(
+    """
+    select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+    where i.inhparent = cast('forecasts' as regclass) order by c.relname
+    """
+)
+
+# Heads that point into a partition that is gone.
+CLEAR_HEADS = text(
+    """
+    delete from forecast_heads h
+    where not exists (select from forecasts f where f.as_of = h.as_of and f.id = h.id)
+    """
+)
+
+EXPIRED_CACHE = text(
+    """
+    delete from llm_cache where key in (
+      select key from llm_cache where expires_at < now() order by expires_at limit :batch)
+    """
+)
+
+OLD_QUEUE_LOG = text("delete from pgqueuer_log where aggregated and created < now() - make_interval(days => :days)")
+
+
+async def make_ahead(engine: AsyncEngine) -> None:
+    """Make the partitions that will be needed next."""
+    async with engine.begin() as connection:
+        await connection.execute(MAKE_AHEAD)
+
+
+async def drop_old(engine: AsyncEngine, settings: RetentionSettings) -> list[str]:
+    """Drop every partition past its time; returns their names.
+
+    Calls and bodies go by their `ts`. Forecasts go by the newest `ts` in the partition and never by `as_of`: replayed
+    market time is old however young the row is. An empty partition of forecasts stays.
+    """
+    dropped: list[str] = []
+    for parent in ("llm_bodies", "llm_calls"):
+        async with engine.connect() as connection:
+            values = {"parent": parent, "days": settings.retention_calls_days}
+            names = list(await connection.scalars(OLD_DAYS, values))
+        dropped += [name for name in names if await drop(engine, name, parent)]
+    async with engine.connect() as connection:
+        names = list(await connection.scalars(FORECAST_MONTHS))
+    for name in names:
+        if await is_past(engine, name, settings.retention_forecasts_days) and await drop(engine, name, "forecasts"):
+            dropped.append(name)
+    return dropped
+
+
+async def is_past(engine: AsyncEngine, partition: str, days: int) -> bool:
+    """Whether a partition has rows and all of them were written more than that many days ago."""
+    # A young row is usually found in the first pages; only a partition about to go is read whole.
+    statement = text(
+        f"""
+        select exists (select from {partition})
+          and not exists (select from {partition} where ts >= now() - make_interval(days => :days))
+        """
+    )
+    async with engine.connect() as connection:
+        return bool(await connection.scalar(statement, {"days": days}))
+
+
+async def drop(engine: AsyncEngine, partition: str, parent: str) -> bool:
+    """Drop one partition; False where it is in use just now, so that nobody waits behind us for the lock."""
+    try:
+        async with engine.begin() as connection:
+            await drop_on(connection, partition, parent)
+    except DBAPIError as error:
+        if error.connection_invalidated or getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+            raise
+        log.info("partition_in_use", partition=partition)
+        return False
+    DROPPED.labels(parent).inc()
+    log.info("partition_dropped", partition=partition)
+    return True
+
+
+LOCK_NOT_AVAILABLE = "55P03"
+
+
+async def drop_on(connection: AsyncConnection, partition: str, parent: str) -> None:
+    """Drop one partition inside a transaction, and what pointed into it."""
+    await connection.execute(text("set local lock_timeout = '2s'"))
+    await connection.execute(text(f"drop table {partition}"))
+    if parent == "forecasts":
+        await connection.execute(CLEAR_HEADS)
+
+
+async def clear_expired(engine: AsyncEngine) -> int:
+    """Delete expired replies, batch by batch, and old lines of the queue's own log; returns the replies deleted."""
+    total = 0
+    while True:
+        async with engine.begin() as connection:
+            deleted = (await connection.execute(EXPIRED_CACHE, {"batch": CACHE_BATCH})).rowcount
+        total += deleted
+        if deleted < CACHE_BATCH:
+            break
+    async with engine.begin() as connection:
+        await connection.execute(OLD_QUEUE_LOG, {"days": QUEUE_LOG_DAYS})
+    return total
