@@ -92,19 +92,8 @@ class EmbeddedPostgres:
 
     def query(self, statement: str, *, database: str = "postgres") -> str:
         """Run one statement with the wheel's `psql`: rows on lines, columns joined by `|`."""
-        command = [
-            str(binaries() / "psql"),
-            "-X",
-            "-q",
-            "-t",
-            "-A",
-            "-v",
-            "ON_ERROR_STOP=1",
-            self.url(),
-            "-c",
-            statement,
-        ]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        psql = [str(binaries() / "psql"), "-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1", self.url(database)]
+        done = subprocess.run([*psql, "-c", statement], check=False, capture_output=True, text=True)
         if done.returncode != 0:
             raise PostgresError(f"{statement}: {done.stderr.strip()}")
         return done.stdout.strip()

@@ -1,0 +1,18 @@
+"""`make bench`: runs every bench, one after the other, each in a process of its own."""
+
+import subprocess
+import sys
+
+BENCHES = ("bench.ask", "bench.pipeline", "bench.storage", "bench.embedded_model")
+
+
+def main() -> int:
+    """Run all; 1 when one of them failed."""
+    failed = [name for name in BENCHES if subprocess.run([sys.executable, "-m", name], check=False).returncode != 0]
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""`make run`: a real Postgres, a real small model, and every service, from one command."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from libs.keys import ensure_operator_key
+from libs.settings import SettingsError, load
+from tools.local_stack import banner
+from tools.local_stack.children import dies_with_parent
+from tools.local_stack.plan import Service, StackSettings, environment, model_server, services
+from tools.local_stack.postgres import EmbeddedPostgres, PostgresError
+from tools.local_stack.supervise import StackError, Supervised, claim, require_free_port, stop_all
+
+DATABASE = "lexi"
+
+
+class Stopped(Exception):
+    """SIGINT or SIGTERM arrived."""
+
+
+def stop_on_signals() -> None:
+    """Turn SIGINT, SIGTERM and SIGHUP into one exception, once: a second one does not interrupt the clean-up."""
+
+    def stop(number: int, _frame: object) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(signal.Signals(number).name)
+
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, stop)
+    # `make` is our parent: when it is killed, we are told to stop too.
+    dies_with_parent(signal.SIGTERM)()
+
+
+def say(line: str) -> None:
+    """Print one line of progress."""
+    print(line, flush=True)
+
+
+class Stack:
+    """Everything that was started, and how to end it."""
+
+    def __init__(self, settings: StackSettings) -> None:
+        self.settings = settings
+        self.state = settings.local_state.resolve()
+        self.logs = self.state / "logs"
+        self.postgres: EmbeddedPostgres | None = None
+        self.processes: list[Supervised] = []
+        self.model: list[Supervised] = []
+
+    def start(self) -> None:
+        """Start everything in order; return when all of it is ready."""
+        model = model_server(self.settings)
+        for service in (*((model,) if model else ()), *services(self.settings)):
+            require_free_port(service)
+        database_url = self._start_database()
+        env = environment(self.settings, database_url)
+        if model is not None:
+            say("starting the embedded model (SmolLM2-135M) …")
+            self.model = [self._supervise(model, env)]
+        say("migrating the database …")
+        migrated = subprocess.run(
+            [sys.executable, "-m", "libs.db", "migrate"], env=dict(env), capture_output=True, text=True, check=False
+        )
+        if migrated.returncode != 0:
+            raise StackError(f"the migration failed:\n{migrated.stderr[-2000:]}")
+        for process in self.model:
+            process.wait_until_ready()
+        say("starting api, forecast, jobs and analytics …")
+        self.processes = [self._supervise(service, env) for service in services(self.settings)]
+        for process in self.processes:
+            process.wait_until_ready()
+
+    def _supervise(self, service: Service, env: Mapping[str, str]) -> Supervised:
+        process = Supervised(service, env=env, logs=self.logs, report=say)
+        process.start()
+        return process
+
+    def _start_database(self) -> str:
+        if self.settings.database_url is not None:
+            return self.settings.database_url.get_secret_value()
+        say("starting the embedded Postgres …")
+        self.postgres = EmbeddedPostgres(self.state / "postgres", report=say)
+        self.postgres.start()
+        self.postgres.ensure_database(DATABASE)
+        url = self.postgres.url(DATABASE)
+        (self.state / "database.url").write_text(url + "\n", encoding="utf-8")
+        return url
+
+    def keep_alive(self) -> None:
+        """Restart what has ended."""
+        if self.postgres is not None and self.postgres.pid is None:
+            say("postgres ended; starting it again")
+            with contextlib.suppress(PostgresError):
+                self.postgres.start()
+        for process in (*self.model, *self.processes):
+            process.keep_alive()
+
+    def stop(self) -> None:
+        """End everything: services first, then the model, then the database under them."""
+        stop_all(self.processes)
+        stop_all(self.model, grace_s=3)
+        if self.postgres is not None:
+            self.postgres.stop()
+
+
+def main() -> int:
+    """Run until a signal; 0 after a clean stop, 2 when the stack could not start."""
+    stop_on_signals()
+    stack: Stack | None = None
+    try:
+        settings = load(StackSettings)
+        state = settings.local_state.resolve()
+        (state / "logs").mkdir(parents=True, exist_ok=True)
+        held = claim(state)
+        stack = Stack(settings)
+        started = time.monotonic()
+        key = ensure_operator_key(settings.keys_path, state)
+        stack.start()
+        say(
+            banner.started(
+                settings, key_file=_shown(state / "operator.key"), key=key, took_s=time.monotonic() - started
+            )
+        )
+        watch = banner.FirstForecast(settings, key)
+        while held:
+            stack.keep_alive()
+            watch.report(say)
+            time.sleep(0.5)
+    except Stopped as signalled:
+        say(f"\n{signalled}: stopping …")
+        return 0
+    except (StackError, PostgresError, SettingsError) as error:
+        say(f"\ncannot start: {error}")
+        return 2
+    finally:
+        if stack is not None:
+            stack.stop()
+            say("everything is stopped.")
+    return 0
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

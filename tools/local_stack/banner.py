@@ -1,0 +1,84 @@
+"""What `make run` tells the person who typed it."""
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+from tools.local_stack.plan import StackSettings
+
+ASK_EVERY_S = 2.0
+
+
+def started(settings: StackSettings, *, key_file: str, key: str, took_s: float) -> str:
+    """The overview after the start: what runs where, the operator's key, and five lines to try."""
+    api, analytics = f"http://127.0.0.1:{settings.api_port}", f"http://127.0.0.1:{settings.analytics_port}"
+    model = (
+        settings.llm_base_url
+        or f"http://127.0.0.1:{settings.lexi_port}/v1  (embedded SmolLM2-135M: real, small, unwise)"
+    )
+    database = "DATABASE_URL" if settings.database_url else 'embedded: make psql, or psql "$(cat .local/database.url)"'
+    auth = f'-H "Authorization: Bearer $(cat {key_file})"'
+    return f"""
+Lexi Gateway is up after {took_s:.0f} s.
+
+  model      {model}
+  api        {api}        (/health, /ready, /metrics)
+  analytics  {analytics}
+  forecast   http://127.0.0.1:{settings.forecast_metrics_port}/ready
+  jobs       http://127.0.0.1:{settings.jobs_metrics_port}/ready
+  postgres   {database}
+  logs       {settings.local_state}/logs
+
+  operator key  {key}   (also in {key_file})
+
+Try:
+  curl -s {api}/llm/health
+  curl -s {auth} {api}/signals/latest
+  curl -s {auth} {api}/llm/chat -H 'Content-Type: application/json' -d '{{"user": "What is a limit order?"}}'
+  curl -s {auth} '{api}/llm/admin/stats?hours=24'
+  curl -s {auth} '{analytics}/analytics/recent?ticker=AAPL'
+
+Ctrl-C ends everything. Waiting for the first judged forecast …"""
+
+
+class FirstForecast:
+    """Watches for the first forecast that carries the model's policy, and says so once."""
+
+    def __init__(self, settings: StackSettings, key: str) -> None:
+        self._request = urllib.request.Request(
+            f"http://127.0.0.1:{settings.api_port}/signals/latest", headers={"Authorization": f"Bearer {key}"}
+        )
+        self._started = time.monotonic()
+        self._ask_at = 0.0
+        self._done = False
+
+    def report(self, say: Callable[[str], None]) -> None:
+        """Call often; asks the api every two seconds until there is something to tell."""
+        now = time.monotonic()
+        if self._done or now < self._ask_at:
+            return
+        self._ask_at = now + ASK_EVERY_S
+        try:
+            with urllib.request.urlopen(self._request, timeout=2) as answer:  # noqa: S310
+                signals: list[dict[str, Any]] = json.loads(answer.read())
+        except (OSError, ValueError):
+            return
+        for signal in signals:
+            llm: dict[str, Any] | None = signal["llm"]
+            if llm and llm["policy"]["status"] == "ok" and llm["rationale"]["status"] == "ok":
+                self._done = True
+                say(_sentence(signal, after_s=now - self._started))
+                return
+
+
+def _sentence(signal: dict[str, Any], *, after_s: float) -> str:
+    policy, rationale = signal["llm"]["policy"], signal["llm"]["rationale"]
+    decision = "allow" if policy["decision"]["allow"] else "deny"
+    return (
+        f"First judged forecast after {after_s:.0f} s: {signal['ticker']} as of {signal['as_of']}: "
+        f"{signal['mean']:.2f} ({signal['lower']:.2f} to {signal['upper']:.2f}), policy {decision}, "
+        f"rules {'allow' if policy['rules']['allow'] else 'deny ' + ', '.join(policy['rules']['reasons'])}.\n"
+        f"  rationale: {rationale['text'][:160]}"
+    )
