@@ -25,7 +25,7 @@ test: install-dev ## Every test, on an embedded Postgres of its own
 check: install-dev ## Style, types, import contracts, prompt lock, .env.example
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/lint-imports --no-logo --quiet 2>/dev/null || $(BIN)/lint-imports
+	@$(BIN)/lint-imports --quiet || $(BIN)/lint-imports
 	@$(BIN)/python -m libs.llm.registry check
 	@$(BIN)/python -m tools.env_example --check
 	@$(BIN)/basedpyright --level error
@@ -63,8 +63,9 @@ install-dev: install $(VENV)/.dev
 supported:
 	@if [ "$$(uname -s)-$$(uname -m)" != "Linux-x86_64" ]; then \
 		echo "Lexi Gateway runs on Linux on x86-64; this is $$(uname -s) on $$(uname -m)." >&2; exit 2; fi
-	@if [ -z "$(PYTHON)" ]; then \
-		echo "Python 3.11, 3.12 or 3.13 is needed; python3 here is $$(python3 --version 2>&1). Name one with make PYTHON=/path/to/python3.12 …" >&2; exit 2; fi
+	@if ! "$(or $(PYTHON),false)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then \
+		echo "Python 3.11, 3.12 or 3.13 is needed; $(or $(PYTHON),python3) here is $$($(or $(PYTHON),python3) --version 2>&1)." >&2; \
+		echo "Name another one with make PYTHON=/path/to/python3.12" >&2; exit 2; fi
 
 $(VENV)/bin/python:
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"

@@ -17,9 +17,6 @@ from libs.upstreams.wire import Wire
 OK = 200
 MAX_REFUSAL_BYTES = 64 * 1024
 JSON = {"content-type": "application/json", "accept": "text/event-stream"}
-# llama.cpp's server closes after every streamed answer while its header promises to stay; asked to close, it says so
-# itself, and no such connection gets into the pool for the moment before its end arrives.
-ONE_SHOT = JSON | {"connection": "close"}
 
 
 class Body(Protocol):
@@ -47,11 +44,15 @@ class Road(Protocol):
 
 
 class EngineRoad:
-    """The road to engines on our own network."""
+    """The road to engines on our own network.
+
+    llama.cpp's server closes the socket after every streamed answer although its header promises to stay. Without
+    `keep_alive` no such connection gets into the pool for the moment before its end arrives.
+    """
 
     def __init__(self, wire: Wire, entry: UpstreamEntry, *, keep_alive: bool) -> None:
         self._wire = wire
-        self._headers = JSON if keep_alive else ONE_SHOT
+        self._keep_alive = keep_alive
         self._target = f"{entry.api_path}/chat/completions"
 
     async def open(self, content: dict[str, Any], clock: CallClock) -> Exchange:
@@ -59,7 +60,12 @@ class EngineRoad:
         began = monotonic()
         body = orjson.dumps(content)
         exchange = await self._wire.send(
-            "POST", self._target, body=body, headers=self._headers, connect_s=clock.connect_s(began)
+            "POST",
+            self._target,
+            body=body,
+            headers=JSON,
+            connect_s=clock.connect_s(began),
+            keep_alive=self._keep_alive,
         )
         now = monotonic()
         clock.sent(now, connected_s=now - began)

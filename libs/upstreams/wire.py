@@ -106,7 +106,7 @@ class _Connection(asyncio.Protocol):
         self._exchange = None
         self.resume()
         exchange.finish()
-        self._wire.release(self, reusable=self._parser.should_keep_alive())
+        self._wire.release(self, reusable=not self._last and self._parser.should_keep_alive())
 
     def resume(self) -> None:
         """Read on."""
@@ -132,8 +132,9 @@ class _Connection(asyncio.Protocol):
         """Whether everything written has left this process."""
         return self._transport is not None and not self._transport.get_write_buffer_size()
 
-    def start(self, request: bytes) -> Exchange:
+    def start(self, request: bytes, *, last: bool) -> Exchange:
         """Write a request; its exchange."""
+        self._last = last
         exchange = self._exchange = Exchange(self)
         if self._transport is not None:
             self._transport.write(request)
@@ -179,15 +180,21 @@ class Wire:
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
         connect_s: float = 2.0,
+        keep_alive: bool = True,
     ) -> Exchange:
-        """Write one request on a fresh or rested connection. Raises `ConnectFailed` when there is no connection."""
+        """Write one request on a fresh or rested connection. Raises `ConnectFailed` when there is no connection.
+
+        Without `keep_alive` it is the connection's last one, whatever the server promises.
+        """
         connection = self._rested() or await self._connect(connect_s)
         head = f"{method} {target}".encode("ascii") + self._fixed
         if headers:
             head += encode_headers(headers)
         if body or method not in {"GET", "HEAD", "DELETE"}:
             head += b"content-length: %d\r\n" % len(body)
-        return connection.start(head + b"\r\n" + body)
+        if not keep_alive:
+            head += b"connection: close\r\n"
+        return connection.start(head + b"\r\n" + body, last=not keep_alive)
 
     async def _connect(self, connect_s: float) -> _Connection:
         loop = asyncio.get_running_loop()

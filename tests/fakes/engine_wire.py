@@ -78,7 +78,10 @@ class Connection(asyncio.Protocol):
             await self._handler(self, request)
         finally:
             self._task = None
-        self._rest()
+        if request.headers.get("connection") == "close":
+            self.finish()
+        else:
+            self._rest()
 
     def _rest(self) -> None:
         self._idle = asyncio.get_running_loop().call_later(self._keep_alive_s, self.drop)

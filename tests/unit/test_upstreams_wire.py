@@ -140,6 +140,18 @@ async def test_connections_are_used_again_and_the_freshest_first() -> None:
         wire.close()
 
 
+async def test_a_connection_of_one_request_is_not_kept_whatever_the_server_promises() -> None:
+    async with serving(answering(PLAIN)) as origin:
+        wire = Wire(origin)
+        async with await wire.send("GET", "/x", keep_alive=False) as exchange:
+            assert await body_of(exchange) == b"hello"
+        await asyncio.sleep(0.01)
+        assert wire.open_connections == 0
+        assert await ask(wire) == (200, b"hello")
+        assert wire.open_connections == 1
+        wire.close()
+
+
 async def test_a_connection_the_server_closed_is_not_used_again() -> None:
     closed = asyncio.Event()
 
