@@ -10,11 +10,11 @@ LOCAL_STATE ?= .local
 WITH_ENV := set -a; [ ! -f .env ] || . ./.env; set +a;
 
 .DEFAULT_GOAL := help
-.PHONY: help run test proof check fix bench lexi test-llm prompts psql key install install-dev lock supported clean
+.PHONY: help run test proof check fix bench lexi test-llm prompts psql key install install-dev install-ccxt lock supported clean
 
 help: ## Print what there is
 	@echo "Lexi Gateway: the layer between a trading stack and its own language model."
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: install ## Install what is missing and start the whole stack (Ctrl-C ends it)
 	@$(WITH_ENV) exec $(BIN)/python -m tools.local_stack
@@ -25,7 +25,7 @@ test: install-dev ## Every test, on an embedded Postgres of its own
 check: install-dev ## Style, types, import contracts, prompt lock, .env.example
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/lint-imports --quiet || $(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m libs.llm.registry check
 	@$(BIN)/python -m tools.env_example --check
 	@$(BIN)/basedpyright --level error
@@ -59,6 +59,8 @@ prompts: install ## List the prompt versions
 
 install: supported $(VENV)/.runtime ## Make .venv from the pinned locks
 install-dev: install $(VENV)/.dev
+install-ccxt: install ## Add ccxt, for FORECAST_FEED=ccxt:EXCHANGE
+	@$(PIP_INSTALL) -r requirements/ccxt.txt
 
 supported:
 	@if [ "$$(uname -s)-$$(uname -m)" != "Linux-x86_64" ]; then \

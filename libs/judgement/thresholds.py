@@ -4,8 +4,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from libs.strict_yaml import YamlError, read_yaml
 
 
 class RulesError(Exception):
@@ -59,29 +60,12 @@ class RulesFile(Strict):
     off: dict[Family, list[Annotated[Rule, Field(strict=False)]]] = Field(default_factory=dict)
 
 
-class StrictLoader(yaml.SafeLoader):
-    """YAML in which a repeated key is an error, and only `true` and `false` are booleans, so that `off` is a word."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own attribute, on the class by design
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, once its keys were seen to differ."""
-        keys = [key.value for key, _ in node.value]
-        repeated = next((key for key in keys if keys.count(key) > 1), None)
-        if repeated is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"{repeated!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep=deep)
-
-
 def read_rules_file(path: Path) -> RulesFile:
     """Read and check the file. Raises `RulesError` naming the file and the entry that is missing, unknown or wrong."""
     try:
-        raw: Any = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)  # noqa: S506 - a SafeLoader, made stricter
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RulesError(f"{path}: cannot be read: {error}") from error
+        raw = read_yaml(path)
+    except YamlError as error:
+        raise RulesError(f"{path}: {error}") from error
     return check_rules(raw, origin=str(path))
 
 

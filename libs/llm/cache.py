@@ -65,12 +65,16 @@ class Cached:
     call_id: UUID
 
 
-def cache_key(request: ChatRequest, prompt: PromptVersion, *, model: str) -> str:
-    """sha256 over the upstream's model, the prompt's key, version and hash, messages, sampling and constraint."""
+def cache_key(request: ChatRequest, prompt: PromptVersion, *, model: str, place: str) -> str:
+    """sha256 over the upstream's model and place, the prompt's key, version and hash, messages, sampling, constraint.
+
+    The place (`Engine.place_of`) is in it since servers of different models may go by one model name.
+    """
     constraint, sampling = request.constraint, request.sampling
     content: list[Any] = [
-        1,
+        2,
         model,
+        place,
         prompt.key,
         prompt.version,
         prompt.sha256,
@@ -82,7 +86,10 @@ def cache_key(request: ChatRequest, prompt: PromptVersion, *, model: str) -> str
 
 
 class ReplyCache:
-    """Kept replies with an end. Both methods answer at once while the database is away, and never raise for it."""
+    """Kept replies with an end. Both methods answer at once while the database is away, and never raise for it.
+
+    `within_s` is the most seconds they may wait for it; no more than `TIMEOUT_S` in any case.
+    """
 
     def __init__(self, engine: AsyncEngine, *, ttl_s: float) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")  # single statements: no round trips more
@@ -92,24 +99,24 @@ class ReplyCache:
         self._finds = Coalescer[str, Cached | None](self._find)
         self._keeps = Coalescer[tuple[str, Cached], None](self._keep)
 
-    async def get(self, key: str) -> Cached | None:
+    async def get(self, key: str, *, within_s: float = TIMEOUT_S) -> Cached | None:
         """The reply kept under `key`, None where there is none, it has ended, or the database is away."""
         found = None
         if self._usable():
             try:
-                async with asyncio.timeout(TIMEOUT_S):
+                async with asyncio.timeout(min(within_s, TIMEOUT_S)):
                     found = await self._finds.ask(key)
             except (SQLAlchemyError, OSError, TimeoutError) as error:
                 self._rest(error)
         cache_total.labels("miss" if found is None else "hit").inc()
         return found
 
-    async def put(self, key: str, reply: ChatReply, *, call_id: UUID) -> None:
+    async def put(self, key: str, reply: ChatReply, *, call_id: UUID, within_s: float = TIMEOUT_S) -> None:
         """Keep a reply for the cache's time to live."""
         if not self._usable():
             return
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(min(within_s, TIMEOUT_S)):
                 await self._keeps.ask((key, Cached(reply, call_id)))
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             self._rest(error)

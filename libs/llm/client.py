@@ -23,7 +23,7 @@ from libs.llm.settings import LLMSettings
 from libs.llm.single_flight import SingleFlight
 from libs.llm.structured import Output, Parsed, Rejected
 from libs.llm.types import Answer, Arm, PromptVersion
-from libs.upstreams.errors import DeadlineExceeded
+from libs.upstreams.errors import DeadlineExceeded, NoSlot
 from libs.upstreams.types import ChatReply, ChatRequest, Engine, Message, Priority, Sampling, TimeLimits
 
 LONGEST_REPLY_SHOWN = 4_000
@@ -31,11 +31,15 @@ LONGEST_REPLY_SHOWN = 4_000
 
 @dataclass(frozen=True, slots=True)
 class _Landed:
-    """What a flight brings to everybody on board: the reply with its value, or the reason there is none."""
+    """What a flight brings to everybody on board: the reply with its value, or the reason there is none.
+
+    `out_of_time`: there is none because the time of who asked first was up.
+    """
 
     answer: Answer
     finish_reason: str
     reply: ChatReply | None
+    out_of_time: bool = False
 
 
 class Client:
@@ -132,17 +136,21 @@ class Client:
         return replace(merged, **chosen)
 
     async def _ask_together(self, question: Question) -> Answer:
-        """Ask at temperature 0, where one question has one answer: from the cache, or with all who ask it now."""
-        key = cache_key(question.request, question.prompt, model=question.model)
-        if not self._flights.under_way(key):
-            return await self._lead(key, question)
-        with self._ledger.waiting(question) as wait:
-            landed = await wait.until_deadline(self._flights.run(key, lambda: self._fly(key, question)))
-        if landed is None:
-            return self._ledger.failed(
-                question, DeadlineExceeded("the shared call took longer", upstream=question.upstream)
-            )
-        return self._ledger.shared(question, landed.answer, finish_reason=landed.finish_reason)
+        """Ask at temperature 0, where one question has one answer: from the cache, or with all who ask it now.
+
+        Where the shared call ran out of its first caller's time, those who have some left ask again.
+        """
+        key = self._key_of(question, question.upstream)
+        while self._flights.under_way(key):
+            with self._ledger.waiting(question) as wait:
+                landed = await wait.until_deadline(self._flights.run(key, lambda: self._fly(key, question)))
+            if landed is None:
+                return self._ledger.failed(
+                    question, DeadlineExceeded("the shared call took longer", upstream=question.upstream)
+                )
+            if not landed.out_of_time or self._clock() >= question.deadline:
+                return self._ledger.shared(question, landed.answer, finish_reason=landed.finish_reason)
+        return await self._lead(key, question)
 
     async def _lead(self, key: str, question: Question) -> Answer:
         """Begin a flight; if its first caller is cancelled while others wait, the flight goes on and this caller's
@@ -151,25 +159,31 @@ class Client:
             return (await self._flights.run(key, lambda: self._fly(key, question))).answer
 
     async def _fly(self, key: str, question: Question) -> _Landed:
-        """The kept reply where it is valid, else the model's, kept for next time if it is."""
+        """The kept reply where it is valid, else the model's, kept for next time if it is.
+
+        A cache that hangs takes at most half of the time there is, and none beyond the deadline.
+        """
         output = self._registry.output(question.prompt)
         with self._ledger.calling(question):
-            kept = None if self._cache is None else await self._cache.get(key)
+            half = (question.deadline - self._clock()) / 2
+            kept = None if self._cache is None else await self._cache.get(key, within_s=half)
         if kept is not None:
             parsed = output.parse(kept.reply.text, finish_reason=kept.reply.finish_reason)
             if isinstance(parsed, Parsed):
                 answer = self._ledger.from_cache(question, kept.reply, parsed.value)
                 return _Landed(answer, kept.reply.finish_reason, kept.reply)
         landed = await self._ask_model(question)
-        if self._cache is not None and landed.reply is not None and landed.answer.status == "ok":
-            await self._cache.put(self._key_of(question, landed), landed.reply, call_id=landed.answer.call_id)
+        left = question.deadline - self._clock()
+        if self._cache is not None and landed.reply is not None and landed.answer.status == "ok" and left > 0:
+            # Under the upstream that answered: a fallback's words must not stand for the first choice's.
+            key = self._key_of(question, landed.answer.upstream)
+            await self._cache.put(key, landed.reply, call_id=landed.answer.call_id, within_s=left)
         return landed
 
-    def _key_of(self, question: Question, landed: _Landed) -> str:
-        """The key of the upstream that answered: a fallback's words must not stand for the first choice's."""
-        answered_by = landed.answer.upstream
-        model = question.model if answered_by == question.upstream else self._engine.model_of(answered_by)
-        return cache_key(question.request, question.prompt, model=model)
+    def _key_of(self, question: Question, upstream: str) -> str:
+        """Under which an upstream's reply to this question is kept."""
+        model, place = self._engine.model_of(upstream), self._engine.place_of(upstream)
+        return cache_key(question.request, question.prompt, model=model, place=place)
 
     async def _ask_model(self, question: Question) -> _Landed:
         """Call the model; where a structured answer is invalid, once more with its reply and what is wrong with it."""
@@ -200,7 +214,8 @@ class Client:
                 extra=question.repairs is not None,
             )
         if outcome.reply is None:
-            return _Landed(self._ledger.unanswered(question, outcome), "", None), None
+            out_of_time = isinstance(outcome.error, DeadlineExceeded | NoSlot)
+            return _Landed(self._ledger.unanswered(question, outcome), "", None, out_of_time), None
         parsed = output.parse(outcome.reply.text, finish_reason=outcome.reply.finish_reason)
         answer = self._ledger.answered(question, outcome, parsed)
         landed = _Landed(answer, outcome.reply.finish_reason, outcome.reply)

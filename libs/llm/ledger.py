@@ -164,12 +164,9 @@ class Ledger:
 
     @contextmanager
     def waiting(self, question: Question) -> "Generator[Wait]":
-        """Records a joined caller's cancellation."""
-        try:
+        """As `calling`, for a caller who joined another's call."""
+        with self.calling(question):
             yield Wait(self._clock, question.deadline)
-        except asyncio.CancelledError:
-            self._broken_off(question, "cancelled", "cancelled: the caller went away")
-            raise
 
     def _broken_off(self, question: Question, status: CallStatus, error: str) -> None:
         answer = self._answer(question, "unavailable", error=error, upstream=question.upstream, model=question.model)

@@ -1,7 +1,8 @@
 """The prompts' YAML, read once at start into frozen types. Nothing is checked again afterwards.
 
 Every failure is a `PromptFileError` that names file, key, version and field. A version's sha256 covers key, number and
-all its fields, as written, in canonical JSON; comments and layout of the file do not matter.
+all its fields, as written, in canonical JSON; comments and layout of the file do not matter. The order of properties in
+a schema does: answers are written and untrusted inputs are shown in it.
 """
 
 import hashlib
@@ -12,13 +13,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from libs.llm.errors import ExperimentError, PromptFileError
 from libs.llm.experiments import UNIT_KINDS, Experiment, check_arms
 from libs.llm.types import PromptVersion
+from libs.strict_yaml import YamlError, read_yaml
 from libs.upstreams.types import Constraint, Sampling
 
 KEY_FIELDS = frozenset({"version", "experiment", "versions"})
@@ -27,7 +28,6 @@ EXPERIMENT_FIELDS = frozenset({"arms", "unit", "guardrails"})
 SAMPLING_FIELDS = frozenset(field.name for field in fields(Sampling))
 UNTRUSTED_MARK = "x-untrusted"
 
-_MERGE = "tag:yaml.org,2002:merge"
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _HIGHEST_TEMPERATURE = 2.0
@@ -64,44 +64,13 @@ class Place:
         return PromptFileError(f"{', '.join(parts)}: {message}")
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice."""
-
-
-def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in cast("list[tuple[yaml.Node, yaml.Node]]", node.value):
-        if key_node.tag == _MERGE:
-            continue
-        key: Any = loader.construct_object(key_node, deep=True)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType] - untyped
-        if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key!r} is not text; put it in quotes", key_node.start_mark
-            )
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
-        seen.add(key)
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
 def read_prompts(path: Path) -> dict[str, PromptKey]:
     """All prompts of the file, checked. Raises `PromptFileError`."""
     place = Place(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        document: Any = yaml.load(text, Loader=_Loader)  # noqa: S506 - derives from SafeLoader
-    except (OSError, UnicodeDecodeError) as error:
-        raise place.wrong(f"cannot be read: {error}") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-        raise place.wrong(f"{line}{error.problem}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise place.wrong(f"is not YAML: {error}") from error
+        document = read_yaml(path)
+    except YamlError as error:
+        raise place.wrong(str(error)) from error
     prompts = _mapping(document, place)
     if not prompts:
         raise place.wrong("holds no prompts")
@@ -177,9 +146,15 @@ def _hash(entry: Mapping[str, Any], place: Place) -> str:
 
 
 def content_hash(key: str, version: str, body: Mapping[str, Any]) -> str:
-    """sha256 of a version's content in canonical JSON (sorted keys, no spaces, UTF-8), as 64 hex digits."""
-    content = {"key": key, "version": version, **{name: body[name] for name in VERSION_FIELDS if name in body}}
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """sha256 of a version's content in canonical JSON (no spaces, UTF-8), as 64 hex digits.
+
+    Fields and sampling are sorted. Schemas keep their order, since it changes what is asked: a grammar makes the model
+    write the properties of its answer in it, such as the reasons before the verdict.
+    """
+    content = {"key": key, "version": version, **{name: body[name] for name in sorted(VERSION_FIELDS) if name in body}}
+    if isinstance(body.get("sampling"), Mapping):
+        content["sampling"] = dict(sorted(body["sampling"].items()))
+    canonical = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
 

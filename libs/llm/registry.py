@@ -37,11 +37,14 @@ class _Compiled:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Templates see their variables, Jinja's filters, `range` and `namespace`, nothing of Python."""
+    """Templates see their variables, Jinja's filters, `range` and `namespace`, nothing of Python and no chance: the
+    same version and variables make the same messages.
+    """
 
     def __init__(self) -> None:
         super().__init__(undefined=StrictUndefined, autoescape=False)
         self.globals = {name: self.globals[name] for name in ("range", "namespace")}
+        del self.filters["random"]
 
 
 class Registry:
@@ -220,9 +223,11 @@ def _check_members(tree: nodes.Template, properties: Mapping[str, Any], place: P
 
 def _render(template: Template, variables: Mapping[str, Any], prompt: PromptVersion, field: str) -> str:
     try:
-        return template.render(variables)
+        text = template.render(variables)
+        text.encode()  # a lone surrogate cannot be sent
     except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise RenderFailed(f"prompt {prompt.key} {prompt.version}, {field}: {error}") from error
+    return text
 
 
 if __name__ == "__main__":

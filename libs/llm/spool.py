@@ -35,7 +35,7 @@ class Spool:
 
     def append(self, lines: list[bytes]) -> int:
         """Add lines; returns how many old ones had to go for them. Raises `OSError` when the disk refuses."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds prompts
         with self._locked():
             self._write(b"".join(line + b"\n" for line in lines))
             if self._active.stat().st_size >= self._segment_bytes:

@@ -10,6 +10,7 @@ aside. Free text must not be empty.
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
@@ -90,8 +91,7 @@ class _Refused(Exception):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     built = dict(pairs)
     if len(built) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise _Refused("duplicate_key", f"the key {twice[:40]!r} is given twice")
     return built
 
@@ -205,6 +205,7 @@ _SCALES = {
 _SMALLEST_TELLING = 10
 _RELATIVE_TOLERANCE = 1e-9
 _LARGEST_INTEGER = 10**300
+_LONGEST_PROSE = 20_000
 
 
 def ungrounded_numbers(text: str, inputs: Mapping[str, Any] | Iterable[Any]) -> tuple[str, ...]:
@@ -213,8 +214,10 @@ def ungrounded_numbers(text: str, inputs: Mapping[str, Any] | Iterable[Any]) -> 
     A number is grounded when some input, rounded to the digits written, equals it; sign and thousands separators do
     not matter, and a percentage or basis points may stand for a fraction (0.0123, 1.23, "1.23 %", "123 bps"). Numbers
     inside texts of the inputs (dates, headlines) count as inputs. Whole numbers below 10 without a unit are taken
-    as counting words and not judged.
+    as counting words and not judged. Only the first 20,000 characters are looked at: a reply without end must not hold
+    up the process.
     """
+    text = text[:_LONGEST_PROSE]
     known = sorted({abs(number) for number in _numbers_of(inputs) if math.isfinite(number)})
     dates = set(_dates_of(inputs))
     found: dict[str, None] = {}

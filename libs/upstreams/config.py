@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from libs.strict_yaml import YamlError, read_yaml
 from libs.upstreams.settings import UpstreamSettings
 from libs.upstreams.types import Dialect, Role
 
@@ -105,11 +105,9 @@ def load_entries(settings: UpstreamSettings) -> dict[str, UpstreamEntry]:
 
 def _read(path: Path) -> list[Any]:
     try:
-        content: object = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UpstreamConfigError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise UpstreamConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+        content = read_yaml(path)
+    except YamlError as error:
+        raise UpstreamConfigError(f"{path}: {error}") from error
     try:
         return _Head.model_validate(content).upstreams
     except ValidationError as error:

@@ -123,9 +123,12 @@ async def fetch(wire: Wire, path: str, until: float) -> tuple[int, bytes]:
 
 
 def read_metrics(text: bytes, dialect: Dialect) -> Beat:
-    """The two numbers that tell life, out of a page of metrics that may hold thousands of lines."""
+    """The two numbers that tell life, out of a page of metrics that may hold thousands of lines.
+
+    A page without any of the counters tells nothing: that requests run cannot be held against an engine then.
+    """
     known = [value for name in PROGRESS[dialect] if (value := total(text, name)) is not None]
-    return Beat(running=total(text, RUNNING[dialect]), progress=sum(known) if known else None)
+    return Beat(running=total(text, RUNNING[dialect]), progress=sum(known)) if known else Beat()
 
 
 def total(text: bytes, name: bytes) -> float | None:

@@ -45,6 +45,10 @@ class Playback:
         """The model that was recorded under an upstream's name."""
         return self._models.get(upstream, "recorded")
 
+    def place_of(self, upstream: str) -> str:
+        """No server: a recording."""
+        return f"playback {upstream}"
+
     def fallbacks_of(self, upstream: str) -> tuple[str, ...]:
         """None: a recording is complete or it is not."""
         return ()

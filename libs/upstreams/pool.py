@@ -54,6 +54,10 @@ class Upstreams:
         """The model name of an upstream entry."""
         return self._get(upstream).entry.model
 
+    def place_of(self, upstream: str) -> str:
+        """The address of an upstream entry and the dialect spoken there, as far as it is known yet."""
+        return self._get(upstream).place
+
     def fallbacks_of(self, upstream: str) -> tuple[str, ...]:
         """The entries to try when this one cannot answer, in the file's order, those that look dead last."""
         names = self._get(upstream).entry.fallback

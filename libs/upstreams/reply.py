@@ -9,6 +9,7 @@ from libs.upstreams.sse import SseOverflow, SseParser
 from libs.upstreams.types import Usage
 
 MAX_TEXT_CHARS = 4 * 1024 * 1024
+MAX_TOKENS = 2**31 - 1
 ABANDONED = frozenset({"abort", "error"})
 """Finish reasons with which engines say that they gave up on a request."""
 CLIENT_ERRORS = range(400, 500)
@@ -85,11 +86,14 @@ class Assembly:
                 self._choose(choices[0])
             usage = event.get("usage")
             if usage:
-                self._usage = Usage(
-                    tokens_in=int(usage["prompt_tokens"]), tokens_out=int(usage.get("completion_tokens", 0))
-                )
-        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+                self._count(int(usage["prompt_tokens"]), int(usage.get("completion_tokens", 0)))
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
             raise BrokenStream(f"an event is not a chat completion chunk: {type(error).__name__}") from error
+
+    def _count(self, tokens_in: int, tokens_out: int) -> None:
+        """Believe the engine's counts unless they are beyond belief, which would cost the call its record."""
+        if 0 <= tokens_in <= MAX_TOKENS and 0 <= tokens_out <= MAX_TOKENS:
+            self._usage = Usage(tokens_in=tokens_in, tokens_out=tokens_out)
 
     def _choose(self, choice: dict[str, Any]) -> None:
         content = cast("dict[str, object]", choice.get("delta") or {}).get("content")

@@ -114,6 +114,6 @@ def retry_seconds(value: bytes | None, now: datetime) -> float | None:
         if text.replace(".", "", 1).isdigit():
             return float(text)
         when = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds())

@@ -13,6 +13,7 @@ class Slots:
         self._used = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = count()
+        self._gone = 0  # entries of the line whose callers left
 
     @property
     def share(self) -> int:
@@ -56,6 +57,7 @@ class Slots:
                 self.give_back()
             else:
                 turn.cancel()
+                self._gone += 1
                 self._forget_the_gone()
             raise
 
@@ -67,11 +69,22 @@ class Slots:
     def _serve(self) -> None:
         while self._waiting and self._used < self._share:
             turn = heapq.heappop(self._waiting)[2]
-            if not turn.done():
+            if turn.done():
+                self._gone -= 1
+            else:
                 self._used += 1
                 turn.set_result(None)
         self._forget_the_gone()
 
     def _forget_the_gone(self) -> None:
+        """Drop those at the head, so that the line is empty when nobody waits; the others once they are the most of
+        it, since behind callers that come again and again they would never get to the head.
+        """
         while self._waiting and self._waiting[0][2].done():
             heapq.heappop(self._waiting)
+            self._gone -= 1
+        if self._gone > len(self._waiting) // 2:
+            here = [entry for entry in self._waiting if not entry[2].done()]
+            self._gone -= len(self._waiting) - len(here)
+            heapq.heapify(here)
+            self._waiting = here

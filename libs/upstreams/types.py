@@ -128,6 +128,10 @@ class Engine(Protocol):
         """The model name of an upstream entry."""
         ...
 
+    def place_of(self, upstream: str) -> str:
+        """Where an entry's answers come from: different for servers that may hold different models of one name."""
+        ...
+
     def fallbacks_of(self, upstream: str) -> tuple[str, ...]:
         """The entries to try in order when this one cannot answer."""
         ...

@@ -102,10 +102,10 @@ class Upstream:
             try:
                 return await self._ask(request, clock, probe=probe)
             except UpstreamError as error:
-                self._judge(error, clock, probe=probe)
+                self._judge(error, clock, probe=probe and clock.begun_at is None)
                 raise
             except BaseException:
-                self.breaker.undecided(probe=probe)
+                self.breaker.undecided(probe=probe and clock.begun_at is None)
                 raise
         finally:
             self.slots.give_back()
@@ -144,7 +144,7 @@ class Upstream:
                 # What was left of the total was too short to connect in, which says nothing about the upstream.
                 raise clock.overdue() from error
             raise
-        self.breaker.succeeded(probe=probe)
+        self.breaker.succeeded(probe=False)
         return ChatReply(
             text=answer.text,
             finish_reason=answer.finish_reason,
@@ -155,7 +155,11 @@ class Upstream:
         )
 
     async def _collect(self, stream: Body, answer: Assembly, clock: CallClock, *, probe: bool) -> None:
-        """Read the stream to its end. A probe has succeeded with its first token: others need not wait for its last."""
+        """Read the stream to its end.
+
+        A probe has succeeded with its first token: others need not wait for its last. From then on it is a call like
+        any other, whose end must not close a breaker that has opened again meanwhile.
+        """
         now = monotonic
         while not answer.done:
             before = now()
@@ -258,6 +262,11 @@ class Upstream:
         while True:
             await asyncio.sleep(HOSTED_BEAT_S if self._known and self._known[0].dialect == "openai" else BEAT_S)
             await self.beat()
+
+    @property
+    def place(self) -> str:
+        """The server's address and, once it was asked, its dialect."""
+        return f"{self.entry.base_url} {'' if self._known is None else self._known[0].dialect}"
 
     def status(self) -> UpstreamStatus:
         """How it is. An upstream that is given a rest counts as down."""

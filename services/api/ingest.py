@@ -20,14 +20,14 @@ from pydantic import (
 )
 from sqlalchemy import TextClause
 
-from libs.keys import require
+from libs.keys import GuardedRoute, require
 from services.api import repository
 from services.api.deps import Writer
 
 MAX_ITEMS = 1000
 MAX_CLOCK_LEAD = timedelta(days=1)
 
-router = APIRouter(prefix="/ingest", dependencies=[Depends(require("ingest"))])
+router = APIRouter(prefix="/ingest", dependencies=[Depends(require("ingest"))], route_class=GuardedRoute)
 
 
 def _no_nul(value: str) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
 from libs.json_numbers import Number
-from libs.keys import require
+from libs.keys import GuardedRoute, require
 from libs.llm.types import Answer
 from libs.problems import BadGateway, GatewayTimeout, Problem, Unavailable, Unprocessable
 from libs.upstreams.types import Priority
@@ -31,7 +31,7 @@ FAULTS: dict[str, type[Problem]] = {
 }
 """What a failed call is over HTTP, by the code of its error; any other code is a bad gateway."""
 
-router = APIRouter(prefix="/llm")
+router = APIRouter(prefix="/llm", route_class=GuardedRoute)
 
 
 class HealthAnswer(BaseModel):

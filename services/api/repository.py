@@ -14,6 +14,9 @@ from libs.llm.call_record import time_of
 Row = RowMapping
 
 UUID_VERSION_WITH_TIME = 7
+LAST_MS = 253_402_214_400_000  # the last day of 9999; a datetime cannot say more
+MARGIN = timedelta(seconds=1)
+"""How far a row's ts and the time in its id may lie apart."""
 
 CALL_COLUMNS = """
     c.id, c.ts, c.service, c.prompt_key, c.prompt_version, c.prompt_hash, c.arm, c.upstream, c.model, c.subject,
@@ -73,7 +76,7 @@ SIGNALS = text(
     with head as (
       select distinct on (h.ticker, h.horizon) h.feed, h.ticker, h.horizon, h.model, h.as_of
       from forecast_heads h
-      where h.feed = (select feed from feeds order by last_write_at desc limit 1)
+      where h.feed = (select feed from feeds order by last_write_at desc nulls last limit 1)
         and (cast(:tickers as text[]) is null or h.ticker = any(cast(:tickers as text[])))
         and (cast(:horizon as text) is null or h.horizon = :horizon)
       order by h.ticker, h.horizon, h.as_of desc, h.model
@@ -93,12 +96,14 @@ SIGNALS = text(
 # A partition just begun has no statistics yet, and the planner would read it whole for each ticker.
 BY_INDEX_ONLY = text("set local enable_seqscan = off")
 
+# All in one order, so that two batches with the same items wait for each other instead of dying in a deadlock.
 INSERT_SOCIAL = text(
     """
     insert into social_messages (source, external_id, ticker, ts, handle, text)
     select source, external_id, ticker, ts, handle, text
     from jsonb_to_recordset(cast(:rows as jsonb)) as r(
       source text, external_id text, ticker text, ts timestamptz, handle text, text text)
+    order by source, external_id
     on conflict (source, external_id) do nothing
     """
 )
@@ -110,6 +115,7 @@ INSERT_RATINGS = text(
     from jsonb_to_recordset(cast(:rows as jsonb)) as r(
       source text, external_id text, ticker text, ts timestamptz, provider text, firm text, analyst text, action text,
       rating text, target double precision)
+    order by source, external_id
     on conflict (source, external_id) do nothing
     """
 )
@@ -120,6 +126,7 @@ INSERT_FACTS = text(
     select source, external_id, ticker, name, as_of, value
     from jsonb_to_recordset(cast(:rows as jsonb)) as r(
       source text, external_id text, ticker text, name text, as_of timestamptz, value jsonb)
+    order by source, external_id
     on conflict (source, external_id) do nothing
     """
 )
@@ -136,7 +143,9 @@ class CallFilter:
 
 def _moment(call_id: UUID) -> datetime | None:
     """When a call's id was made; None for an id that is not of a call."""
-    return time_of(call_id) if call_id.version == UUID_VERSION_WITH_TIME else None
+    if call_id.version != UUID_VERSION_WITH_TIME or call_id.int >> 80 > LAST_MS:
+        return None
+    return time_of(call_id)
 
 
 async def calls(connection: AsyncConnection, *, limit: int, before: UUID | None, where: CallFilter) -> Sequence[Row]:
@@ -144,7 +153,7 @@ async def calls(connection: AsyncConnection, *, limit: int, before: UUID | None,
     made = None if before is None else _moment(before)
     given: dict[str, Any] = {
         "before": before,
-        "before_ts": None if made is None else made + timedelta(seconds=1),
+        "before_ts": None if made is None else made + MARGIN,
         "prompt_key": where.prompt_key,
         "version": where.version,
         "success": where.success,
@@ -160,8 +169,7 @@ async def call(connection: AsyncConnection, call_id: UUID) -> Row | None:
     ts = _moment(call_id)
     if ts is None:
         return None
-    margin = timedelta(seconds=1)
-    found = await connection.execute(CALL, {"id": call_id, "since": ts - margin, "until": ts + margin})
+    found = await connection.execute(CALL, {"id": call_id, "since": ts - MARGIN, "until": ts + MARGIN})
     return found.mappings().one_or_none()
 
 

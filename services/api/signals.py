@@ -39,8 +39,10 @@ async def latest(
     horizon: Annotated[str | None, Query(max_length=32)] = None,
 ) -> Sequence[Signal]:
     """The latest forecast per ticker and horizon, of the feed that wrote last."""
-    wanted = None if tickers is None else sorted({word.strip().upper() for word in tickers.split(",") if word.strip()})
-    if wanted is not None and len(wanted) > MAX_TICKERS:
+    words = None if tickers is None else {word.strip() for word in tickers.split(",") if word.strip()}
+    if words is not None and len(words) > MAX_TICKERS:
         raise Unprocessable(f"tickers: at most {MAX_TICKERS} at once")
+    # In capitals, and as written: some exchanges have small letters in their names.
+    wanted = None if words is None else sorted(words | {word.upper() for word in words})
     rows = await repository.latest_signals(reader, tickers=wanted, horizon=horizon)
     return [Signal.model_validate(row) for row in rows]

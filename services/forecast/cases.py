@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from uuid import UUID
 
-from libs.calendar import Calendar
+from libs.calendar import ALWAYS, Calendar
 from libs.judgement.inputs import build_inputs
 from libs.judgement.record import pending
 from libs.judgement.rules import Rules
@@ -16,6 +16,7 @@ from services.forecast.numbers import Numbers
 from services.forecast.repository import Forecast, Known, forecast_id
 from services.forecast.settings import Horizon
 
+DAY = timedelta(days=1)
 HISTORY_BARS = 300
 CHUNKS = (32, 64)
 """Tickers per batch of numbers: small ones first, so that judging starts at once; the last size repeats."""
@@ -31,6 +32,15 @@ class Plan:
     decision_ttl_s: float
     calendar: Calendar
     rules: Rules
+
+    def due_at(self, as_of: datetime) -> datetime | None:
+        """When the horizon of a forecast ends; None where the calendar cannot say.
+
+        Bars shorter than a day end on the clock where trading never stops; elsewhere a calendar of days cannot tell.
+        """
+        if self.horizon.length >= DAY:
+            return self.calendar.add_sessions(as_of, self.horizon.steps)
+        return as_of + self.horizon.steps * self.horizon.length if self.calendar.name == ALWAYS else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ class CaseMaker:
             ticker=inputs.ticker,
             last_price=inputs.signal.last_price,
             numbers=numbers,
-            due_at=self._plan.calendar.add_sessions(inputs.as_of, self._plan.horizon.steps),
+            due_at=self._plan.due_at(inputs.as_of),
             llm=pending(inputs, rules=rules.judge(inputs, self.run), shadow_mode=shadow),
         )
 

@@ -1,8 +1,9 @@
 """Judging many forecasts at once without holding up the loop, and storing what comes of it in few statements."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -46,11 +47,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What judging made of a case; `complete` is False where it was not judged."""
+    """What judging made of a case, and when (`time.monotonic`); `complete` is False where it was not judged."""
 
     case: Case
     document: Document
     complete: bool
+    at: float = field(default_factory=time.monotonic)
 
 
 class Taker(Protocol):
@@ -129,7 +131,10 @@ class JudgementWriter:
 
 def row_of(finished: Finished, shadow: bool) -> JudgementRow:
     """What to write of a finished judgement under this shadow mode."""
-    return JudgementRow(finished.case.id, finished.case.as_of, finished.document(shadow), finished.complete)
+    case = finished.case
+    return JudgementRow(
+        case.id, case.as_of, finished.document(shadow), finished.complete, age_s=time.monotonic() - finished.at
+    )
 
 
 def is_refusal(error: DBAPIError) -> bool:

@@ -10,6 +10,7 @@ from uuid import UUID, uuid5
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from libs.judgement.record import PENDING
 from libs.judgement.types import Fact, PriceForecast
 from libs.switches import shadow_mode
 from services.forecast.feed.types import Bar, Run
@@ -17,6 +18,9 @@ from services.forecast.numbers import Numbers
 
 FORECAST_NAMESPACE = UUID("7a1d5b5e-6f0b-4d0c-9d39-0d0f6b6a2f51")
 HEADLINES_PER_TICKER = 5
+PARTS = ("rationale", "policy")
+LOOK_BACK = 100
+"""Ticks that a judgement may be behind its ticker's newest; its deadline ends it long before."""
 
 # The run to go on with: the newest of this source.
 NEWEST_RUN = text(
@@ -90,13 +94,21 @@ STORE_FORECASTS = text(
     """
 )
 
-# What judging made of forecasts of one moment. :as_of is bound so that only its partition is planned.
+# What judging made of forecasts of one moment. :as_of is bound so that only its partition is planned. A judgement may
+# have waited for the database, so its age is taken off. What was not judged (superseded, a fault of our own) never
+# takes the place of what was; a decision that stands while the model is away does, with its rules judged anew.
 STORE_JUDGEMENTS = text(
     """
-    update forecasts set features = forecasts.features || jsonb_build_object('llm', cast(judged.llm as jsonb)),
-      judged_at = case when judged.complete then now() else forecasts.judged_at end
-    from unnest(cast(:ids as uuid[]), cast(:docs as text[]), cast(:complete as boolean[])) as judged (id, llm, complete)
+    update forecasts set features = forecasts.features || jsonb_build_object('llm', judged.llm),
+      judged_at = case when judged.complete then now() - make_interval(secs => judged.age_s)
+        else forecasts.judged_at end
+    from (
+      select id, cast(doc as jsonb) as llm, complete, age_s
+      from unnest(cast(:ids as uuid[]), cast(:docs as text[]), cast(:complete as boolean[]), cast(:ages as float8[]))
+        as given (id, doc, complete, age_s)
+    ) as judged
     where forecasts.as_of = :as_of and forecasts.id = judged.id
+      and (judged.complete or forecasts.judged_at is null or judged.llm #> '{policy,decision}' <> 'null')
     """
 )
 
@@ -108,6 +120,21 @@ NEWEST = text(
       cast(extract(epoch from now() - f.judged_at) as float8) as age_s, f.features -> 'llm' as llm
     from forecast_heads h join forecasts f on f.as_of = h.as_of and f.id = h.id
     where h.feed = :feed and h.horizon = :horizon and h.as_of = :as_of and f.as_of = :as_of
+    """
+)
+
+# Forecasts older than their series' newest that still wait for a judgement: whoever judged them is gone.
+ABANDONED = text(
+    """
+    select older.id, older.as_of, older.llm
+    from forecast_heads h
+    cross join lateral (
+      select id, as_of, judged_at, features -> 'llm' as llm from forecasts
+      where feed = h.feed and ticker = h.ticker and horizon = h.horizon and model = h.model and as_of < h.as_of
+      order by as_of desc limit :look_back
+    ) as older
+    where h.feed = :feed and h.horizon = :horizon and older.judged_at is null
+      and older.llm #>> '{policy,error}' = :waiting
     """
 )
 
@@ -153,12 +180,13 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class JudgementRow:
-    """What to write to one stored forecast; `complete` is False where it was not judged."""
+    """What to write to one stored forecast, judged `age_s` ago; `complete` is False where it was not judged."""
 
     id: UUID
     as_of: datetime
     llm: Mapping[str, Any]
     complete: bool
+    age_s: float = 0.0
 
 
 def forecast_id(*, feed: str, ticker: str, horizon: str, model: str, as_of: datetime) -> UUID:
@@ -218,16 +246,19 @@ class Repository:
             await connection.execute(END_RUN, {"feed": feed})
 
     async def known(self, tickers: Sequence[str], as_of: datetime) -> dict[str, Known]:
-        """Facts and texts per ticker that were known at a moment; every ticker asked for has an entry."""
-        facts: dict[str, dict[str, Fact]] = {ticker: {} for ticker in tickers}
-        texts: dict[str, list[str]] = {ticker: [] for ticker in tickers}
+        """Facts and texts per ticker that were known at a moment; every ticker asked for has an entry.
+
+        They are ingested under tickers in capitals, however a feed writes them.
+        """
+        facts: dict[str, dict[str, Fact]] = {ticker.upper(): {} for ticker in tickers}
+        texts: dict[str, list[str]] = {ticker: [] for ticker in facts}
         async with self._engine.connect() as connection:
-            wanted = {"tickers": list(tickers), "as_of": as_of}
+            wanted = {"tickers": list(facts), "as_of": as_of}
             for row in await connection.execute(KNOWN_FACTS, wanted):
                 facts[row.ticker][row.name] = Fact(row.name, row.value, row.as_of, row.source)
             for row in await connection.execute(RECENT_TEXTS, wanted | {"per_ticker": HEADLINES_PER_TICKER}):
                 texts[row.ticker].append(row.text)
-        return {ticker: Known(facts[ticker], tuple(texts[ticker])) for ticker in tickers}
+        return {ticker: Known(facts[ticker.upper()], tuple(texts[ticker.upper()])) for ticker in tickers}
 
     async def store_tick(
         self, feed: str, as_of: datetime, *, bars: Mapping[str, Bar], forecasts: Sequence[Forecast], complete: bool
@@ -260,6 +291,7 @@ class Repository:
                     "ids": [row.id for row in group],
                     "docs": [json.dumps(row.llm, allow_nan=False) for row in group],
                     "complete": [row.complete for row in group],
+                    "ages": [row.age_s for row in group],
                 }
                 await connection.execute(STORE_JUDGEMENTS, values)
 
@@ -279,6 +311,21 @@ class Repository:
             )
             for row in rows
         ]
+
+    async def give_up_abandoned(self, feed: str, reason: str) -> int:
+        """Say of forecasts that a stop or a crash left behind why they are not judged; returns how many there were."""
+        values = {"feed": feed, "horizon": self._horizon, "waiting": PENDING, "look_back": LOOK_BACK}
+        async with self._engine.connect() as connection:
+            found = (await connection.execute(ABANDONED, values)).all()
+        rows = [
+            JudgementRow(
+                row.id, row.as_of, row.llm | {part: row.llm[part] | {"error": reason} for part in PARTS}, complete=False
+            )
+            for row in found
+        ]
+        if rows:
+            await self.store_judgements(lambda _shadow: rows)
+        return len(rows)
 
     async def confirm_bars(self, feed: str) -> None:
         """Say that the newest bars of a feed are still its newest."""

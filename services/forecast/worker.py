@@ -12,7 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from libs.judgement.record import RecordError, judgement_from_record
 from libs.judgement.types import PriceForecast
-from services.forecast.assessor import Assessor, Standing
+from services.forecast.assessor import SUPERSEDED, Assessor, Standing
 from services.forecast.cases import CaseMaker, Part, Plan, parts
 from services.forecast.feed.types import MIN_BARS, Feed, FeedError, FeedUnreachableError, Tick
 from services.forecast.judging import Case, JudgementWriter, Judges
@@ -137,7 +137,13 @@ class Worker:
         await self._begin_run()
 
     async def _take_up(self, as_of: datetime) -> None:
-        """Follow the forecasts of the newest moment again; those that were never judged are judged now."""
+        """Follow the forecasts of the newest moment again; those that were never judged are judged now.
+
+        Older ones that a stop or a crash left waiting were overtaken, and say so.
+        """
+        await self._patience.until_done(
+            lambda: self._repository.give_up_abandoned(self._run, SUPERSEDED), "close what was left behind"
+        )
         stored = await self._patience.until_done(lambda: self._repository.newest(self._run, as_of), "read forecasts")
         if not stored:
             return

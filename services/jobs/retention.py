@@ -68,6 +68,7 @@ EXPIRED_CACHE = text(
 )
 
 OLD_QUEUE_LOG = text("delete from pgqueuer_log where aggregated and created < now() - make_interval(days => :days)")
+OLD_QUEUE_STATISTICS = text("delete from pgqueuer_statistics where created < now() - make_interval(days => :days)")
 
 
 async def make_ahead(engine: AsyncEngine) -> None:
@@ -136,7 +137,7 @@ async def drop_on(connection: AsyncConnection, partition: str, parent: str) -> N
 
 
 async def clear_expired(engine: AsyncEngine) -> int:
-    """Delete expired replies, batch by batch, and old lines of the queue's own log; returns the replies deleted."""
+    """Delete expired replies, batch by batch, and old lines of the queue's own books; returns the replies deleted."""
     total = 0
     while True:
         async with engine.begin() as connection:
@@ -145,5 +146,6 @@ async def clear_expired(engine: AsyncEngine) -> int:
         if deleted < CACHE_BATCH:
             break
     async with engine.begin() as connection:
-        await connection.execute(OLD_QUEUE_LOG, {"days": QUEUE_LOG_DAYS})
+        for statement in (OLD_QUEUE_LOG, OLD_QUEUE_STATISTICS):
+            await connection.execute(statement, {"days": QUEUE_LOG_DAYS})
     return total

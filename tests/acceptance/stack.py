@@ -19,7 +19,7 @@ from tools.local_stack.postgres import EmbeddedPostgres
 
 ROOT = Path(__file__).parents[2]
 PORTS = ("API_PORT", "ANALYTICS_PORT", "FORECAST_METRICS_PORT", "JOBS_METRICS_PORT", "LEXI_PORT")
-PATIENCE_S = 150.0
+PATIENCE_S = 240.0
 
 T = TypeVar("T")
 
@@ -69,6 +69,10 @@ class RunningStack:
     def output(self) -> str:
         """Everything it printed so far."""
         return self._log.read_text()
+
+    def log(self, service: str, *, lines: int = 20) -> str:
+        """The end of a service's log."""
+        return "\n".join((self.state / "logs" / f"{service}.log").read_text().splitlines()[-lines:])
 
     def wait_until_up(self) -> None:
         """Wait for the overview that ends the start."""

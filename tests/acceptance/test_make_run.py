@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.stack import ROOT, RunningStack, eventually, gone
+from tests.acceptance.stack import ROOT, RunningStack, eventually, free_ports, gone
 
-pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(600)]
+
+# Two tickers and long limits: the embedded model must get there also beside other tests on a busy machine.
+PATIENT = {"FORECAST_TICKERS": "AAPL,MSFT", "LLM_DEADLINE_S": "180", "LLM_FIRST_TOKEN_TIMEOUT_S": "150"}
 
 
 @pytest.fixture(scope="module")
 def stack(state_folder: Path) -> Iterator[RunningStack]:
-    running = RunningStack(state_folder)
+    running = RunningStack(state_folder, **PATIENT)
     running.start()
     running.wait_until_up()
     yield running
@@ -80,6 +83,35 @@ def test_an_unreadable_setting_stops_the_start_and_is_named(tmp_path: Path) -> N
     assert wrong.process is not None
     assert wrong.process.wait(60) == 2
     assert "API_PORT='eight'" in wrong.output()
+
+
+def test_a_named_database_and_model_are_used_and_none_is_embedded(tmp_path: Path, database_url: str) -> None:
+    model = free_ports(("model",))["model"]
+    named = RunningStack(
+        tmp_path / "state",
+        DATABASE_URL=database_url,
+        LLM_BASE_URL=f"http://127.0.0.1:{model}/v1",
+        FORECAST_INTERVAL_S="1",
+    )
+    named.start()
+    try:
+        named.wait_until_up()
+        commands = [" ".join(each.cmdline()) for each in named.children()]
+        assert not [command for command in commands if "local_stack.lexi" in command or "pginstall" in command]
+        assert not (named.state / "postgres").exists()
+        signals = eventually(lambda: named.get("API_PORT", "/signals/latest")[1] or None, what="a forecast")
+        assert {each["ticker"] for each in signals} == {"AAPL", "FB", "GOOG", "IBM", "MSFT"}
+    finally:
+        named.stop()
+
+
+def test_an_arm_that_does_not_exist_stops_the_start_and_is_named(tmp_path: Path, database_url: str) -> None:
+    wrong = RunningStack(tmp_path / "state", DATABASE_URL=database_url, LLM_AB_BUCKETS="policy:1.0.0,9.9.9")
+    wrong.start()
+    assert wrong.process is not None
+    assert wrong.process.wait(120) == 2
+    assert "LLM_AB_BUCKETS" in wrong.output()
+    assert "9.9.9" in wrong.output()
 
 
 def test_a_second_stack_on_the_same_state_is_refused(stack: RunningStack) -> None:

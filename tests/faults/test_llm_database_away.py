@@ -23,7 +23,7 @@ from libs.llm.client import Client
 from libs.llm.experiments import Experiments
 from libs.llm.registry import Registry
 from libs.llm.settings import LLMSettings
-from libs.upstreams.types import Message, Sampling
+from libs.upstreams.types import Message, Sampling, TimeLimits
 from tests.conftest import ROOT, migrate
 from tests.unit.llm_cases import GOOD, VERDICT_INPUTS, ScriptedEngine, reply, write_prompts
 from tools.local_stack.postgres import EmbeddedPostgres
@@ -197,3 +197,28 @@ async def test_the_cache_is_a_miss_while_postgres_is_away(nowhere: str) -> None:
     await cache.put("k1", reply("OK"), call_id=new_call_id())
     assert await cache.get("k1") is None
     await away.dispose()
+
+
+async def test_a_database_that_hangs_costs_a_call_neither_its_answer_nor_its_deadline(tmp_path: Path) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    listening = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    url = SecretStr(f"postgresql://u@127.0.0.1:{port}/x")
+    hung = create_engine(DatabaseSettings(database_url=url), application="test")
+    registry = Registry.load_quietly(write_prompts(tmp_path))
+    recorder = Recorder(hung, service="forecast", state_dir=tmp_path)
+    client = Client(
+        engine=ScriptedEngine(GOOD),
+        registry=registry,
+        experiments=Experiments.build(registry),
+        cache=ReplyCache(hung, ttl_s=60),
+        recorder=recorder,
+        settings=LLMSettings(),
+    )
+    answer = await client.ask("verdict", VERDICT_INPUTS, limits=TimeLimits(total_s=0.8))
+    assert answer.status == "ok"
+    listening.close()
+    await hung.dispose()

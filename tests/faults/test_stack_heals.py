@@ -13,7 +13,7 @@ import pytest
 
 from tests.acceptance.stack import ROOT, RunningStack, eventually, free_ports
 
-pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(600)]
 
 HEALTH_TTL_S = 2
 
@@ -123,7 +123,8 @@ def test_a_killed_model_heals_without_a_restart_of_ours(stack: RunningStack, mod
     model.start()
     wait_for_health(stack, ok=True)
     grows(stack, judged_ok, what="judged forecasts after the model is back")
-    assert ours == sorted(each.pid for each in stack.children() if "services." in " ".join(each.cmdline()))
+    still = sorted(each.pid for each in stack.children() if "services." in " ".join(each.cmdline()))
+    assert ours == still, stack.output() + stack.log("forecast")
 
 
 def test_killed_postgres_loses_no_forecast_and_no_call(stack: RunningStack) -> None:

@@ -52,6 +52,19 @@ async def test_failures_open_the_breaker_and_nothing_more_is_sent(dialect: FakeD
         assert inside(upstreams).breaker.state is BreakerState.CLOSED
 
 
+async def test_the_end_of_an_old_probe_does_not_close_a_breaker_that_opened_again() -> None:
+    async with FakeEngine(reply="word " * 100, chunks=100, gap_s=0.02) as fake, upstreams_on(fake) as upstreams:
+        breaker = inside(upstreams).breaker
+        breaker.trip("a test")
+        breaker.probe_next()
+        call = asyncio.create_task(upstreams.chat(ASK, PATIENT))
+        await until(lambda: breaker.state is BreakerState.CLOSED)
+        assert not call.done()
+        breaker.trip("down meanwhile")
+        await call
+        assert breaker.state is BreakerState.OPEN
+
+
 async def test_a_cancelled_probe_does_not_keep_the_breaker_open() -> None:
     async with FakeEngine() as fake, upstreams_on(fake) as upstreams:
         inside(upstreams).breaker.trip("a test")

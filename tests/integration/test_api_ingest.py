@@ -1,5 +1,6 @@
 """`/ingest/*`: whole batches, once each, and nothing that later readers would stumble over."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
@@ -71,6 +72,34 @@ async def test_a_batch_sent_twice_is_stored_once(stack: Stack, engine: AsyncEngi
     again = await send(stack, kind, [*batch, {**batch[0], "external_id": "new"}, {**batch[0], "external_id": "new"}])
     assert again.json() == {"received": 5, "stored": 1, "known": 4}
     assert len(await rows(engine, kind)) == 4
+
+
+async def waiting_for_a_lock(engine: AsyncEngine, count: int) -> None:
+    """Until so many statements wait for another transaction."""
+    query = text("select count(*) from pg_locks where not granted")
+    while True:
+        async with engine.connect() as connection:
+            if await connection.scalar(query) == count:
+                return
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+async def test_batches_that_meet_in_any_order_are_both_stored(stack: Stack, engine: AsyncEngine, kind: str) -> None:
+    batch = [{**SAMPLES[kind], "external_id": str(number)} for number in range(9)]
+    held = text(
+        {
+            "social": "insert into social_messages values (:source, '4', 'A', now(), '', '')",
+            "ratings": "insert into analyst_ratings values (:source, '4', 'A', now(), '', '', '', '', '')",
+            "facts": "insert into facts values ('A', 'a', now(), :source, '4', '1')",
+        }[kind]
+    )
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group, engine.connect() as connection:
+        await connection.execute(held, {"source": SAMPLES[kind]["source"]})
+        sent = [group.create_task(send(stack, kind, one)) for one in (batch, batch[::-1])]
+        await waiting_for_a_lock(engine, 2)  # both are under way, in the middle of their rows
+        await connection.rollback()
+    assert [one.result().status_code for one in sent] == [200, 200]
+    assert sum(one.result().json()["stored"] for one in sent) == 9
 
 
 async def test_a_post_is_kept_as_it_was(stack: Stack, engine: AsyncEngine) -> None:

@@ -177,6 +177,13 @@ async def test_scopes_guard_the_routes(stack: Stack, tmp_path: Path) -> None:
         assert (await stack.http.get(path, headers={"Authorization": ""})).status_code == 401
 
 
+@pytest.mark.parametrize("path", ["/llm/chat", "/ingest/social", "/ingest/ratings", "/ingest/facts"])
+@pytest.mark.parametrize("sent", [b"{bad", b'{"user": 1}', b"\xff"])
+async def test_without_a_key_a_body_is_not_even_read(stack: Stack, path: str, sent: bytes) -> None:
+    headers = {"Authorization": "Bearer lexi_wrong", "Content-Type": "application/json"}
+    assert (await stack.http.post(path, content=sent, headers=headers)).status_code == 401
+
+
 async def test_pages_of_calls_hold_every_call_once_newest_first(stack: Stack) -> None:
     ids = [(await chat(stack, user=f"question {number}")).json()["call_id"] for number in range(7)]
     await kept(stack, ids[-1])
@@ -209,10 +216,12 @@ async def test_calls_are_filtered(stack: Stack, fake: FakeEngine) -> None:
 
 
 async def test_an_unknown_call_is_404_and_nonsense_names_the_field(stack: Stack) -> None:
-    for unknown in ("0192f0c1-2345-7abc-8def-0123456789ab", str(uuid4())):
+    beyond_dates = "ffffffff-ffff-7fff-bfff-ffffffffffff"
+    for unknown in ("0192f0c1-2345-7abc-8def-0123456789ab", str(uuid4()), beyond_dates):
         answer = await stack.http.get(f"/llm/admin/call/{unknown}")
         assert answer.status_code == 404
         assert unknown in answer.json()["detail"]
+    assert (await stack.http.get("/llm/admin/calls", params={"before": beyond_dates})).status_code == 200
     answer = await stack.http.get("/llm/admin/call/nonsense")
     assert answer.json()["errors"][0]["field"] == "call_id"
     answer = await stack.http.get("/llm/admin/calls", params={"limit": 0, "before": "x"})

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.api.repository import BY_INDEX_ONLY, SIGNALS
+from services.forecast.repository import Repository
 from tests.fakes.engine import FakeEngine
 from tests.integration.api_app import Stack, running
 
@@ -94,6 +95,19 @@ async def test_the_latest_is_by_market_time_within_the_feed_that_wrote_last(stac
     await put(engine, day="2010-01-04", feed="replay:2", age=10, mean=2)
     await put(engine, day="2010-01-05", feed="replay:2", age=10, mean=3)
     assert [(signal["as_of"][:10], signal["mean"]) for signal in await latest(stack)] == [("2010-01-05", 3)]
+
+
+async def test_a_run_that_has_begun_and_written_nothing_hides_nothing(stack: Stack, engine: AsyncEngine) -> None:
+    await put(engine, day="2013-03-01", age=-60)
+    await Repository(engine, horizon="1d").begin_run("replay:2", "replay")
+    assert [row["as_of"] for row in await latest(stack)] == ["2013-03-01T00:00:00Z"]
+
+
+async def test_a_ticker_with_small_letters_is_found_as_written(stack: Stack, engine: AsyncEngine) -> None:
+    await put(engine, day="2013-03-01", ticker="kPEPE/USDC")
+    await put(engine, day="2013-03-01")
+    found = await latest(stack, tickers="kPEPE/USDC,aapl")
+    assert [row["ticker"] for row in found] == ["AAPL", "kPEPE/USDC"]
 
 
 async def test_tickers_and_horizon_choose(stack: Stack, engine: AsyncEngine) -> None:

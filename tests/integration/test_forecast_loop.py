@@ -116,6 +116,22 @@ async def test_what_a_stop_left_unjudged_is_judged_after_the_restart(
     assert {row["llm"]["policy"]["status"] for row in rows} == {"ok"}
 
 
+async def test_what_a_stop_left_behind_says_that_it_was_overtaken(
+    engine: AsyncEngine, loop: Loop, fake: FakeEngine, tmp_path: Path
+) -> None:
+    path = write_bars(tmp_path / "bars.csv", 2, ("AAA",))
+    fake.fault = Fault.SILENT
+    async with loop.running(engine, FileFeed(path), plan()):
+        await until(engine, lambda rows: len(rows) == 2)
+    assert [row["llm"]["policy"]["error"] for row in await forecasts(engine)] == ["pending", "pending"]
+    fake.fault = Fault.NONE
+    async with loop.running(engine, FileFeed(path), plan()):
+        older, newer = await until(engine, lambda rows: rows[-1]["judged_at"] is not None)
+    assert older["llm"]["policy"]["error"] == older["llm"]["rationale"]["error"] == "superseded by a newer tick"
+    assert older["judged_at"] is None
+    assert newer["llm"]["policy"]["status"] == "ok"
+
+
 async def test_a_slow_model_does_not_slow_the_loop_and_late_ticks_are_merged(
     engine: AsyncEngine, loop: Loop, fake: FakeEngine, tmp_path: Path
 ) -> None:

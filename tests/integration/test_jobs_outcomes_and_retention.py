@@ -169,6 +169,22 @@ async def test_a_partition_in_use_is_left_for_the_next_round(engine: AsyncEngine
     assert await drop_old(engine, RetentionSettings()) == ["forecasts_201208"]
 
 
+async def test_the_queues_own_books_do_not_grow_for_ever(engine: AsyncEngine) -> None:
+    row = "insert into pgqueuer_{} values (now() - interval '{} days', 0, 'successful', 'x'{})"
+    async with engine.begin() as connection:
+        for days in (1, 30):
+            await connection.execute(
+                text(row.format("statistics (created, priority, status, entrypoint, count)", days, ", 1"))
+            )
+            await connection.execute(
+                text(row.format("log (created, priority, status, entrypoint, job_id, aggregated)", days, ", 1, true"))
+            )
+    await clear_expired(engine)
+    async with engine.connect() as connection:
+        for table in ("pgqueuer_statistics", "pgqueuer_log"):
+            assert await connection.scalar(text(f"select count(*) from {table}")) == 1
+
+
 async def test_expired_replies_are_deleted_and_others_stay(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         for key, hours in (("old", -1), ("older", -50), ("young", 1)):

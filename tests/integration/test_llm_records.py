@@ -189,19 +189,20 @@ def test_the_key_covers_everything_that_can_change_the_answer(tmp_path: Path) ->
     registry = Registry.load_quietly(write_prompts(tmp_path))
     prompt, other = registry.versions("verdict").values()
     keys = [
-        cache_key(request(), prompt, model="a"),
-        cache_key(request(), prompt, model="b"),
-        cache_key(request(), other, model="a"),
-        cache_key(request(messages=(Message("system", "u"),)), prompt, model="a"),
-        cache_key(request(messages=(Message("user", "v"),)), prompt, model="a"),
-        cache_key(request(sampling=Sampling(temperature=0.0, seed=1)), prompt, model="a"),
-        cache_key(request(sampling=Sampling(temperature=0.0, max_tokens=1)), prompt, model="a"),
-        cache_key(request(sampling=Sampling(temperature=0.0, top_p=0.5)), prompt, model="a"),
-        cache_key(request(constraint=None), prompt, model="a"),
-        cache_key(request(constraint=Constraint(schema={"type": "object"})), prompt, model="a"),
+        cache_key(request(), prompt, model="a", place="p"),
+        cache_key(request(), prompt, model="b", place="p"),
+        cache_key(request(), prompt, model="a", place="q"),
+        cache_key(request(), other, model="a", place="p"),
+        cache_key(request(messages=(Message("system", "u"),)), prompt, model="a", place="p"),
+        cache_key(request(messages=(Message("user", "v"),)), prompt, model="a", place="p"),
+        cache_key(request(sampling=Sampling(temperature=0.0, seed=1)), prompt, model="a", place="p"),
+        cache_key(request(sampling=Sampling(temperature=0.0, max_tokens=1)), prompt, model="a", place="p"),
+        cache_key(request(sampling=Sampling(temperature=0.0, top_p=0.5)), prompt, model="a", place="p"),
+        cache_key(request(constraint=None), prompt, model="a", place="p"),
+        cache_key(request(constraint=Constraint(schema={"type": "object"})), prompt, model="a", place="p"),
     ]
     assert len(set(keys)) == len(keys)
-    assert cache_key(request(), prompt, model="a") == keys[0]
+    assert cache_key(request(), prompt, model="a", place="p") == keys[0]
 
 
 async def test_two_processes_share_replies_and_every_ask_leaves_a_row(engine: AsyncEngine, tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ class ScriptedEngine:
         self.fallbacks = fallbacks
         self.requests: list[tuple[str, ChatRequest, TimeLimits]] = []
         self.cancelled = 0
+        self.places: dict[str, str] = {}
 
     async def chat(self, request: ChatRequest, limits: TimeLimits, *, upstream: str) -> ChatReply:
         self.requests.append((upstream, request, limits))
@@ -104,6 +105,9 @@ class ScriptedEngine:
 
     def model_of(self, upstream: str) -> str:
         return f"model-of-{upstream}"
+
+    def place_of(self, upstream: str) -> str:
+        return self.places.get(upstream, "")
 
     def fallbacks_of(self, upstream: str) -> tuple[str, ...]:
         return self.fallbacks if upstream == "lexi" else ()
@@ -137,10 +141,10 @@ class MemoryCache(ReplyCache):
     def __init__(self) -> None:
         self.kept: dict[str, Cached] = {}
 
-    async def get(self, key: str) -> Cached | None:
+    async def get(self, key: str, *, within_s: float = 1.0) -> Cached | None:
         return self.kept.get(key)
 
-    async def put(self, key: str, reply: ChatReply, *, call_id: Any) -> None:
+    async def put(self, key: str, reply: ChatReply, *, call_id: Any, within_s: float = 1.0) -> None:
         self.kept[key] = Cached(reply, call_id)
 
 

@@ -1,6 +1,7 @@
 """How cases are taken in turn, and what is kept of a decision that could not be asked for again."""
 
 import asyncio
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -10,7 +11,7 @@ import pytest
 from libs.judgement.types import Decision, Inputs, Judgement, RulesVerdict, Signal
 from libs.llm.types import Answer, AnswerStatus
 from services.forecast.assessor import keep_decision
-from services.forecast.judging import Case, Finished, Judges
+from services.forecast.judging import Case, Finished, Judges, row_of
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 ALLOW = Decision(allow=True, reasons=(), flags=())
@@ -115,6 +116,11 @@ async def test_a_waiting_newer_tick_does_not_keep_other_tickers_out() -> None:
     await settle()
     assert desk.begun == [("A", 0), ("B", 0)]
     await desk.judges.close(0.01)
+
+
+def test_a_judgement_ages_while_it_waits_to_be_stored() -> None:
+    waited = Finished(case("A"), lambda _: {}, complete=True, at=time.monotonic() - 3600)
+    assert row_of(waited, True).age_s >= 3600
 
 
 async def test_closing_lets_go_of_what_runs_and_begins_nothing_new() -> None:

@@ -1,14 +1,17 @@
 """What the environment may say about the forecast loop."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from libs.calendar import open_calendar
+from libs.judgement.rules import Rules
 from libs.settings import SettingsError, load
-from services.forecast.cases import parts
+from services.forecast.cases import Plan, parts
 from services.forecast.feed.choice import choose_feed
 from services.forecast.feed.file import FileFeed
 from services.forecast.feed.replay import ReplayFeed
+from services.forecast.main import RULES_FILE
 from services.forecast.settings import DecisionSettings, ForecastSettings, Horizon
 
 
@@ -30,6 +33,31 @@ def test_tickers_and_files_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     feed = choose_feed(settings)
     assert isinstance(feed, FileFeed)
     assert feed.source == "file:prices.csv"
+
+
+@pytest.mark.parametrize(
+    ("horizon", "calendar", "due"),
+    [
+        ("1d", "bars", None),
+        ("1d", "24/7", "2024-01-06T21:00:00+00:00"),
+        ("1d", "XNYS", "2024-01-08T21:00:00+00:00"),
+        ("4h", "24/7", "2024-01-06T01:00:00+00:00"),
+        ("90m", "24/7", "2024-01-05T22:30:00+00:00"),
+        ("4h", "XNYS", None),
+    ],
+)
+def test_a_forecast_is_due_when_its_bars_have_passed(horizon: str, calendar: str, due: str | None) -> None:
+    plan = Plan(
+        interval_s=1,
+        horizon_name=horizon,
+        horizon=load(ForecastSettings, horizon=horizon).parsed_horizon,
+        decision_ttl_s=900,
+        calendar=open_calendar(calendar),
+        rules=Rules.load(RULES_FILE),
+    )
+    friday = datetime(2024, 1, 5, 21, tzinfo=UTC)
+    found = plan.due_at(friday)
+    assert (None if found is None else found.isoformat()) == due
 
 
 @pytest.mark.parametrize(

@@ -264,6 +264,36 @@ async def test_a_joined_caller_keeps_its_own_deadline(tmp_path: Path) -> None:
         await first
 
 
+async def test_a_joined_caller_with_more_time_asks_again_when_the_first_one_ran_out_of_it(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, ScriptedEngine(never, GOOD))
+    short = asyncio.create_task(desk.client.ask("verdict", VERDICT_INPUTS, limits=TimeLimits(total_s=0.02)))
+    await until(lambda: desk.engine.requests)
+    patient = await asyncio.gather(*(desk.client.ask("verdict", VERDICT_INPUTS) for _ in range(3)))
+    assert (await short).status == "unavailable"
+    assert [answer.status for answer in patient] == ["ok"] * 3
+    assert len(desk.engine.requests) == 2
+    assert sorted(desk.statuses) == ["ok", "ok", "ok", "timed_out"]
+
+
+async def test_a_bug_under_a_shared_call_leaves_every_caller_a_row(tmp_path: Path) -> None:
+    async def broken() -> ChatReply:
+        raise LookupError("a bug of ours")
+
+    desk = Desk(tmp_path, ScriptedEngine(broken))
+    asked = [desk.client.ask("verdict", VERDICT_INPUTS) for _ in range(3)]
+    assert all(isinstance(one, LookupError) for one in await asyncio.gather(*asked, return_exceptions=True))
+    assert desk.statuses == ["failed"] * 3
+    assert len({call.id for call in desk.recorder.calls}) == 3
+
+
+async def test_another_server_of_the_same_model_name_is_asked_itself(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, ScriptedEngine(GOOD))
+    await desk.client.ask("verdict", VERDICT_INPUTS)
+    desk.engine.places["lexi"] = "http://elsewhere/v1"
+    assert not (await desk.client.ask("verdict", VERDICT_INPUTS)).cached
+    assert (await desk.client.ask("verdict", VERDICT_INPUTS)).cached
+
+
 async def test_the_version_asked_for_wins_over_the_arm(tmp_path: Path) -> None:
     desk = Desk(tmp_path, ScriptedEngine(GOOD), buckets="verdict:1.1.0")
     unit = Unit("AAPL", datetime(2013, 1, 2, tzinfo=UTC))

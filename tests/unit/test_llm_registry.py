@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from libs.llm.commands import main
-from libs.llm.errors import InputsRefused, PromptFileError, UnknownPrompt
+from libs.llm.errors import InputsRefused, PromptFileError, RenderFailed, UnknownPrompt
 from libs.llm.lock import read_lock
 from libs.llm.registry import Registry
 from tests.unit.llm_cases import PROMPTS, VERDICT_INPUTS, write_prompts
@@ -177,6 +177,25 @@ def test_layout_and_comments_do_not_change_a_hash_but_any_content_does(tmp_path:
         ("maxItems: 3", "maxItems: 4"),
     ]:
         assert load(tmp_path, replaced(old, new)).active("verdict").sha256 != first
+
+
+def test_the_order_in_which_an_answer_is_written_is_part_of_the_hash(tmp_path: Path) -> None:
+    allow = "          allow: {type: boolean}\n"
+    score = "          score: {type: integer, minimum: 0, maximum: 10}\n"
+    first, turned = load(tmp_path), load(tmp_path, replaced(allow + score, score + allow))
+    assert turned.active("verdict").sha256 != first.active("verdict").sha256
+    sampling = load(tmp_path, replaced("temperature: 0, max_tokens: 64", "max_tokens: 64, temperature: 0"))
+    assert sampling.active("verdict").sha256 == first.active("verdict").sha256
+
+
+def test_a_template_knows_no_chance(tmp_path: Path) -> None:
+    assert "random" in refused(tmp_path, replaced("{{ price }}", "{{ [price, 1] | random }}"))
+
+
+def test_text_that_cannot_be_sent_is_our_mistake(tmp_path: Path) -> None:
+    registry = load(tmp_path)
+    with pytest.raises(RenderFailed, match="surrogates"):
+        registry.render(registry.active("note"), {"ticker": "\ud800"})
 
 
 def test_a_template_cannot_reach_python(tmp_path: Path) -> None:

@@ -208,3 +208,7 @@ def test_looking_for_odd_numbers_never_raises(text: str, number: float) -> None:
 @given(st.floats(min_value=10, max_value=1e9), st.integers(min_value=0, max_value=6))
 def test_an_input_is_grounded_however_it_is_rounded(number: float, digits: int) -> None:
     assert ungrounded_numbers(f"It is {number:.{digits}f} or {number:,.{digits}f}.", {"x": number}) == ()
+
+
+def test_a_reply_without_end_is_not_searched_to_its_end() -> None:
+    assert ungrounded_numbers("word " * 2 + "77 " + "word " * 10_000 + "88", {}) == ("77",)

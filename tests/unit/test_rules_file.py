@@ -39,7 +39,7 @@ def load(folder: Path, text: str) -> Rules:
         ("  replay: [", "  'replay:1': [", "off.replay:1"),
         ("max_age_days:", "max_ages_days:", "max_ages_days"),
         ("  borrow: 5", "  borrow: 5\n  borrow: 500", "'borrow' is given twice"),
-        ("thresholds:", "thresholds: [", "cannot be read"),
+        ("thresholds:", "thresholds: [", "line "),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, named: str) -> None:

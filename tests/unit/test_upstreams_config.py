@@ -70,7 +70,7 @@ def other(fields: str) -> str:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("upstreams: [", "is not YAML"),
+        ("upstreams: [", "line 1, column 13"),
         ("[]", "the whole: "),
         ("upstreams: []", "upstreams: "),
         ("upstreams: [3]", "entry #1"),

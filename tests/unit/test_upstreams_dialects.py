@@ -109,6 +109,13 @@ def test_usage_is_estimated_where_the_engine_does_not_say() -> None:
     assert answer.finish_reason == "length"
 
 
+@pytest.mark.parametrize("counted", [1e300, 4_000_000_000, -1])
+def test_usage_beyond_belief_is_estimated(counted: float) -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": counted}
+    answer = assemble(frame({"content": "a"}, "stop", usage=usage), DONE)
+    assert answer.usage(9) == Usage(tokens_in=9, tokens_out=1, estimated=True)
+
+
 def test_usage_in_every_chunk_counts_once() -> None:
     answer = assemble(
         frame({"content": "a"}, usage={"prompt_tokens": 5, "completion_tokens": 1}),
@@ -187,4 +194,5 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert retry_seconds(b"Thu, 01 Jan 2026 11:00:00 GMT", now) == 0
     assert retry_seconds(b"soon", now) is None
     assert retry_seconds(b"-1", now) is None
+    assert retry_seconds(b"Mon, 01 Jan 2024 00:00:00 +99999999999999999", now) is None
     assert retry_seconds(None, now) is None

@@ -90,6 +90,14 @@ def test_llamacpps_page_is_read() -> None:
     assert (beat.running, beat.progress) == (2, 44)
 
 
+def test_requests_running_without_any_known_counter_are_no_verdict() -> None:
+    beat = read_metrics(b'vllm:num_requests_running{engine="0"} 3\nvllm:renamed_total 7\n', "vllm")
+    pulse = Pulse(0, stuck_s=STUCK_S)
+    for now in (0, STUCK_S, STUCK_S * 3):
+        pulse.take(now, beat)
+        assert pulse.state == "up"
+
+
 @pytest.mark.parametrize(
     ("page", "value"),
     [

@@ -140,3 +140,17 @@ async def test_a_larger_share_serves_those_who_wait() -> None:
     slots.resize(2)
     await waiter
     assert slots.used == 2
+
+
+async def test_those_who_left_behind_a_patient_caller_are_not_kept() -> None:
+    slots = Slots(1)
+    assert slots.take_now()
+    patient = asyncio.create_task(slots.take(0, monotonic() + FAR))
+    await asyncio.sleep(0)
+    for _ in range(100):
+        with pytest.raises(TimeoutError):
+            await slots.take(9, monotonic())
+    assert len(slots._waiting) <= 3  # pyright: ignore[reportPrivateUsage] - what it holds in memory shows nowhere else
+    slots.give_back()
+    await patient
+    assert (slots.used, slots.waiting) == (1, 0)

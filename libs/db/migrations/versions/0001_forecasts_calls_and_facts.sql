@@ -29,10 +29,10 @@ create table bars (
 --;;
 
 -- What a run of a feed is called (replay:1, replay:2, file:prices.csv) and how far it came. The feed with the newest
--- last_write_at is the one that "latest" means.
+-- last_write_at is the one that "latest" means; it is null until the run's first forecasts are written.
 create table feeds (
   feed text primary key, source text not null, last_as_of timestamptz, done boolean not null default false,
-  started_at timestamptz not null default now(), last_write_at timestamptz not null default now()
+  started_at timestamptz not null default now(), last_write_at timestamptz
 )
 --;;
 
