@@ -24,7 +24,8 @@ from libs.db.engine import DatabaseSettings, create_engine
 from services.api.repository import SIGNALS, latest_signals
 from services.forecast.feed.types import Bar
 from services.forecast.numbers import Numbers
-from services.forecast.repository import Forecast, Repository
+from services.forecast.repository import Repository
+from services.forecast.rows import Forecast
 from tools.local_stack.postgres import EmbeddedPostgres
 
 FEED = "replay:1"

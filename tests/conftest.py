@@ -19,7 +19,7 @@ from tools.local_stack.postgres import EmbeddedPostgres
 
 # `make proof` sets HYPOTHESIS_PROFILE=proof: the same properties, many more examples.
 hypothesis.settings.register_profile("default", deadline=None)
-hypothesis.settings.register_profile("proof", deadline=None, max_examples=5000)
+hypothesis.settings.register_profile("proof", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from libs.judgement.types import Inputs, PriceForecast
 from services.forecast.feed.types import Bar, Feed
 from services.forecast.judging import Case
 from services.forecast.numbers import Numbers
-from services.forecast.repository import Forecast, Known, forecast_id
+from services.forecast.rows import Forecast, Known, forecast_id
 from services.forecast.settings import Horizon
 
 DAY = timedelta(days=1)

@@ -14,7 +14,8 @@ from sqlalchemy.exc import DBAPIError
 
 from libs.judgement.types import Inputs, Judgement
 from services.forecast.patience import Patience, StopError
-from services.forecast.repository import JudgementRow, Repository
+from services.forecast.repository import Repository
+from services.forecast.rows import JudgementRow
 
 LATE = Counter("lexi_forecast_late_ticks_merged_total", "Forecasts not judged because a newer tick of the ticker came")
 

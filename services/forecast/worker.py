@@ -19,7 +19,8 @@ from services.forecast.judging import Case, JudgementWriter, Judges
 from services.forecast.model import Forecaster
 from services.forecast.numbers import Numbers
 from services.forecast.patience import DATABASE_FAILURES, Patience, StopError, wait_for
-from services.forecast.repository import Forecast, Repository, Stored
+from services.forecast.repository import Repository
+from services.forecast.rows import Forecast, Stored
 
 MODEL_BARS = 250
 FEED_DAYS = 90

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.forecast.feed.types import Bar
 from services.forecast.numbers import Numbers
-from services.forecast.repository import Forecast, JudgementRow, Repository, forecast_id
+from services.forecast.repository import Repository
+from services.forecast.rows import Forecast, JudgementRow, forecast_id
 from tests.integration.forecast_loop import forecasts
 
 AS_OF = datetime(2024, 1, 2, 21, tzinfo=UTC)
