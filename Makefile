@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --require-hashes --disable-pip-version-check --no-input --progress-bar on
 LOCAL_STATE ?= .local
-# Targets read .env the way Compose does; the services themselves read only their environment.
-WITH_ENV := set -a; [ ! -f .env ] || . ./.env; set +a;
+# Targets read .env the way Compose does, the shell's own variables first; the services read only their environment.
+WITH_ENV := $(if $(wildcard .env),$(BIN)/dotenv -f .env run --no-override --)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test proof check fix bench lexi test-llm prompts psql key install install-dev install-ccxt lock supported clean
@@ -17,7 +17,7 @@ help: ## Print what there is
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: install ## Install what is missing and start the whole stack (Ctrl-C ends it)
-	@$(WITH_ENV) exec $(BIN)/python -m tools.local_stack
+	@exec $(WITH_ENV) $(BIN)/python -m tools.local_stack
 
 test: install-dev ## Every test, on an embedded Postgres of its own
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -36,7 +36,7 @@ fix: install-dev ## Let ruff mend style, and write .env.example anew
 	@$(BIN)/python -m tools.env_example --write
 
 lexi: install ## Start only the embedded model, on 8008
-	@$(WITH_ENV) exec $(BIN)/python -m tools.local_stack.lexi
+	@exec $(WITH_ENV) $(BIN)/python -m tools.local_stack.lexi
 
 test-llm: install-dev ## Real completions against LLM_BASE_URL; skips when nothing answers there
 	@$(WITH_ENV) $(BIN)/python -m pytest -v tests/live

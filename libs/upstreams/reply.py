@@ -18,7 +18,7 @@ CLIENT_ERRORS = range(400, 500)
 class Assembly:
     """Puts one answer together from the chunks of a chat completion stream."""
 
-    __slots__ = ("_done", "_finish", "_length", "_parser", "_pieces", "_usage")
+    __slots__ = ("_done", "_finish", "_length", "_parser", "_pieces", "_thinking", "_usage")
 
     def __init__(self) -> None:
         self._parser = SseParser()
@@ -27,11 +27,12 @@ class Assembly:
         self._finish = ""
         self._usage: Usage | None = None
         self._done = False
+        self._thinking = False
 
     @property
     def begun(self) -> bool:
-        """Whether a token came, or the answer ended without one."""
-        return bool(self._pieces or self._finish)
+        """Whether a token came, of the answer or of the reasoning before it, or the answer ended without one."""
+        return bool(self._pieces or self._thinking or self._finish)
 
     @property
     def done(self) -> bool:
@@ -96,7 +97,10 @@ class Assembly:
             self._usage = Usage(tokens_in=tokens_in, tokens_out=tokens_out)
 
     def _choose(self, choice: dict[str, Any]) -> None:
-        content = cast("dict[str, object]", choice.get("delta") or {}).get("content")
+        delta = cast("dict[str, object]", choice.get("delta") or {})
+        content = delta.get("content")
+        if delta.get("reasoning_content") or delta.get("reasoning"):
+            self._thinking = True
         if content:
             if not isinstance(content, str):
                 raise TypeError("content is not text")

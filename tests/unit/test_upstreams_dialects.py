@@ -90,6 +90,15 @@ def assemble(*chunks: bytes) -> Assembly:
     return answer
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_reasoning_begins_an_answer_and_is_no_part_of_it(field: str) -> None:
+    answer = Assembly()
+    answer.feed(frame({field: "hm"}))
+    assert answer.begun
+    answer.feed(frame({"content": "a"}, "stop") + DONE)
+    assert answer.text == "a"
+
+
 def test_an_answer_is_put_together() -> None:
     answer = assemble(
         frame({"role": "assistant", "content": None}),
