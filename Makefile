@@ -44,8 +44,9 @@ test-llm: install-dev ## Real completions against LLM_BASE_URL; skips when nothi
 bench: install-dev ## Speed as ratios in one run, CPU time per unit of work, and counts
 	@$(BIN)/python -m bench
 
-proof: install-dev ## The long proofs: every property on a thousand examples, then the benches
+proof: install-dev ## The long proofs: a thousand examples per property, a night of faults, the benches
 	@HYPOTHESIS_PROFILE=proof $(BIN)/python -m pytest -n 2 tests/unit --timeout 1800
+	@$(BIN)/python -m pytest -s tests/soak
 	@$(BIN)/python -m bench
 
 key: install ## Print a new key once: make key NAME=quant SCOPES=read,infer

@@ -90,11 +90,16 @@ class RunningStack:
         assert self.process is not None
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def child(self, part_of_command: str) -> psutil.Process:
-        """The one direct child whose command line holds a text."""
+    def find(self, part_of_command: str) -> psutil.Process | None:
+        """The direct child whose command line holds a text, None while there is none."""
         assert self.process is not None
         direct = psutil.Process(self.process.pid).children()
-        (found,) = [each for each in direct if any(part_of_command in word for word in each.cmdline())]
+        return next((each for each in direct if any(part_of_command in word for word in each.cmdline())), None)
+
+    def child(self, part_of_command: str) -> psutil.Process:
+        """The same, which must be there."""
+        found = self.find(part_of_command)
+        assert found is not None, f"no process of {part_of_command}:\n{self.output()}"
         return found
 
     def send(self, number: signal.Signals) -> int:
@@ -128,6 +133,48 @@ class RunningStack:
         """Rows of a query on the stack's own database, columns joined by `|`."""
         answer = EmbeddedPostgres(self.state / "postgres").query(statement, database="lexi")
         return answer.splitlines()
+
+
+class ModelServer:
+    """A fake engine in a process of its own, so that it can be frozen and killed."""
+
+    def __init__(self) -> None:
+        self.port = free_ports(("model",))["model"]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it on its port."""
+        options = ["--dialect", "vllm", "--slots", "16", "--delay-ms", "50", "--reply-by-constraint"]
+        options += ["--reply", "A steady drift on ordinary volume."]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.fakes.engine", "--port", self.port, *options],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal it."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        if number == signal.SIGKILL:
+            self.process.wait(10)
+
+
+def missing_forecasts(stack: RunningStack) -> list[str]:
+    """Ticks and tickers whose bar was stored without a forecast; the newest tick may still be on its way."""
+    return stack.sql("""
+        select b.feed, b.as_of, b.ticker from bars b
+        where b.as_of < (select max(as_of) from bars newest where newest.feed = b.feed)
+          and not exists (
+            select 1 from forecasts f where f.feed = b.feed and f.as_of = b.as_of and f.ticker = b.ticker)""")
+
+
+def lost_calls(stack: RunningStack) -> list[str]:
+    """Calls that a forecast judged more than ten seconds ago names, and that are not on record."""
+    named = "(features->'llm'->'policy'->>'call_id')::uuid"
+    return stack.sql(f"""
+        select {named} from forecasts f where {named} is not null and f.judged_at < now() - interval '10 seconds'
+          and not exists (select 1 from llm_calls c where c.id = {named})""")
 
 
 def gone(processes: list[psutil.Process]) -> bool | None:

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,36 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.stack import ROOT, RunningStack, eventually, free_ports
+from tests.acceptance.stack import ModelServer, RunningStack, eventually, lost_calls, missing_forecasts
 
 pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(600)]
 
 HEALTH_TTL_S = 2
-
-
-class ModelServer:
-    """A fake engine in a process of its own, so that it can be frozen and killed."""
-
-    def __init__(self) -> None:
-        self.port = free_ports(("model",))["model"]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it on its port."""
-        options = ["--dialect", "vllm", "--slots", "16", "--delay-ms", "50", "--reply-by-constraint"]
-        options += ["--reply", "A steady drift on ordinary volume."]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fakes.engine", "--port", self.port, *options],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-        )
-
-    def send(self, number: signal.Signals) -> None:
-        """Signal it."""
-        assert self.process is not None
-        self.process.send_signal(number)
-        if number == signal.SIGKILL:
-            self.process.wait(10)
 
 
 @pytest.fixture(scope="module")
@@ -133,18 +106,11 @@ def test_killed_postgres_loses_no_forecast_and_no_call(stack: RunningStack) -> N
     stack.child("pginstall").send_signal(signal.SIGKILL)
     eventually(lambda: answers(stack), what="Postgres is back", within_s=60)
     grows(stack, judged_ok, what="judged forecasts after Postgres is back")
-    holes = stack.sql("""
-        with days as (select distinct as_of from bars where ticker = 'IBM' and feed = 'replay:1'
-                      and as_of < (select max(as_of) from bars)),
-             series as (select distinct ticker from forecasts)
-        select d.as_of, s.ticker from days d cross join series s
-        where not exists (select 1 from forecasts f where f.as_of = d.as_of and f.ticker = s.ticker)""")
-    assert holes == []
-    named = "features->'llm'->'policy'->>'call_id'"
-    lost = f"""select {named} from forecasts f where {named} is not null and f.judged_at < now() - interval '10 seconds'
-               and not exists (select 1 from llm_calls c where c.id = ({named})::uuid)"""
+    assert missing_forecasts(stack) == []
     eventually(
-        lambda: True if not stack.sql(lost) else None, what="every call a forecast names is on record", within_s=60
+        lambda: True if not lost_calls(stack) else None,
+        what="every call a forecast names is on record",
+        within_s=60,
     )
 
 
