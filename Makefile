@@ -53,10 +53,10 @@ key: install ## Print a new key once: make key NAME=quant SCOPES=read,infer
 	@$(WITH_ENV) $(BIN)/python -m libs.keys "$(NAME)" "$(SCOPES)"
 
 psql: install ## Open psql on the stack that runs
-	@exec "$$($(BIN)/python -c 'from tools.local_stack.postgres import binaries; print(binaries())')/psql" "$$(cat $(LOCAL_STATE)/database.url)"
+	@exec $(WITH_ENV) $(BIN)/python -m tools.local_stack.psql
 
 prompts: install ## List the prompt versions
-	@$(BIN)/python -m libs.llm.registry list
+	@$(WITH_ENV) $(BIN)/python -m libs.llm.registry list
 
 install: supported $(VENV)/.runtime ## Make .venv from the pinned locks
 install-dev: install $(VENV)/.dev

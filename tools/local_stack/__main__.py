@@ -1,23 +1,25 @@
 """`make run`: a real Postgres, a real small model, and every service, from one command."""
 
-import contextlib
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
-from libs.keys import ensure_operator_key
+from libs.keys import KeyFileError, ensure_operator_key
+from libs.llm.errors import LLMError
 from libs.settings import SettingsError, load
 from tools.local_stack import banner
 from tools.local_stack.children import dies_with_parent
 from tools.local_stack.plan import Service, StackSettings, environment, model_server, services
 from tools.local_stack.postgres import EmbeddedPostgres, PostgresError
+from tools.local_stack.preflight import check_configuration
 from tools.local_stack.supervise import StackError, Supervised, claim, require_free_port, stop_all
 
 DATABASE = "lexi"
+POSTGRES_REST_S = 5.0
 
 
 class Stopped(Exception):
@@ -43,6 +45,17 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def teller(log_path: Path) -> Callable[[str], None]:
+    """A `say` that keeps what it said, with its time, for whoever was not looking at the terminal."""
+
+    def tell(line: str) -> None:
+        say(line)
+        with log_path.open("a", encoding="utf-8") as log:
+            log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
+
+    return tell
+
+
 class Stack:
     """Everything that was started, and how to end it."""
 
@@ -53,6 +66,7 @@ class Stack:
         self.postgres: EmbeddedPostgres | None = None
         self.processes: list[Supervised] = []
         self.model: list[Supervised] = []
+        self._tell = teller(self.logs / "stack.log")
 
     def start(self) -> None:
         """Start everything in order; return when all of it is ready."""
@@ -69,7 +83,7 @@ class Stack:
             [sys.executable, "-m", "libs.db", "migrate"], env=dict(env), capture_output=True, text=True, check=False
         )
         if migrated.returncode != 0:
-            raise StackError(f"the migration failed:\n{migrated.stderr[-2000:]}")
+            raise StackError(f"the migration failed:\n{migrated.stderr[-2000:].strip()}")
         for process in self.model:
             process.wait_until_ready()
         say("starting api, forecast, jobs and analytics …")
@@ -78,7 +92,7 @@ class Stack:
             process.wait_until_ready()
 
     def _supervise(self, service: Service, env: Mapping[str, str]) -> Supervised:
-        process = Supervised(service, env=env, logs=self.logs, report=say)
+        process = Supervised(service, env=env, logs=self.logs, report=self._tell)
         process.start()
         return process
 
@@ -86,7 +100,9 @@ class Stack:
         if self.settings.database_url is not None:
             return self.settings.database_url.get_secret_value()
         say("starting the embedded Postgres …")
-        self.postgres = EmbeddedPostgres(self.state / "postgres", report=say)
+        self.postgres = EmbeddedPostgres(
+            self.state / "postgres", log_path=self.logs / "postgres.log", report=self._tell
+        )
         self.postgres.start()
         self.postgres.ensure_database(DATABASE)
         url = self.postgres.url(DATABASE)
@@ -96,9 +112,12 @@ class Stack:
     def keep_alive(self) -> None:
         """Restart what has ended."""
         if self.postgres is not None and self.postgres.pid is None:
-            say("postgres ended; starting it again")
-            with contextlib.suppress(PostgresError):
+            self._tell(f"postgres ended; starting it again. Log: {self.postgres.log_path}")
+            try:
                 self.postgres.start()
+            except PostgresError as error:
+                self._tell(str(error))
+                time.sleep(POSTGRES_REST_S)
         for process in (*self.model, *self.processes):
             process.keep_alive()
 
@@ -119,13 +138,14 @@ def main() -> int:
         state = settings.local_state.resolve()
         (state / "logs").mkdir(parents=True, exist_ok=True)
         held = claim(state)
+        check_configuration()
         stack = Stack(settings)
         started = time.monotonic()
         key = ensure_operator_key(settings.keys_path, state)
         stack.start()
         say(
             banner.started(
-                settings, key_file=_shown(state / "operator.key"), key=key, took_s=time.monotonic() - started
+                settings, key_file=banner.shown(state / "operator.key"), key=key, took_s=time.monotonic() - started
             )
         )
         watch = banner.FirstForecast(settings, key)
@@ -136,7 +156,7 @@ def main() -> int:
     except Stopped as signalled:
         say(f"\n{signalled}: stopping …")
         return 0
-    except (StackError, PostgresError, SettingsError) as error:
+    except (StackError, PostgresError, SettingsError, KeyFileError, LLMError) as error:
         say(f"\ncannot start: {error}")
         return 2
     finally:
@@ -144,10 +164,6 @@ def main() -> int:
             stack.stop()
             say("everything is stopped.")
     return 0
-
-
-def _shown(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """What `make run` tells the person who typed it."""
 
 import json
+import os
 import time
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from tools.local_stack.plan import StackSettings
@@ -13,12 +16,14 @@ ASK_EVERY_S = 2.0
 
 def started(settings: StackSettings, *, key_file: str, key: str, took_s: float) -> str:
     """The overview after the start: what runs where, the operator's key, and five lines to try."""
+    model_says = "" if model_answers(settings) else "The model does not answer yet: forecasts come without its word. "
     api, analytics = f"http://127.0.0.1:{settings.api_port}", f"http://127.0.0.1:{settings.analytics_port}"
     model = (
         settings.llm_base_url
         or f"http://127.0.0.1:{settings.lexi_port}/v1  (embedded SmolLM2-135M: real, small, unwise)"
     )
-    database = "DATABASE_URL" if settings.database_url else 'embedded: make psql, or psql "$(cat .local/database.url)"'
+    url_file = f"{shown(settings.local_state)}/database.url"
+    database = "DATABASE_URL" if settings.database_url else f'embedded: make psql, or psql "$(cat {url_file})"'
     auth = f'-H "Authorization: Bearer $(cat {key_file})"'
     return f"""
 Lexi Gateway is up after {took_s:.0f} s.
@@ -29,7 +34,7 @@ Lexi Gateway is up after {took_s:.0f} s.
   forecast   http://127.0.0.1:{settings.forecast_metrics_port}/ready
   jobs       http://127.0.0.1:{settings.jobs_metrics_port}/ready
   postgres   {database}
-  logs       {settings.local_state}/logs
+  logs       {shown(settings.local_state)}/logs
 
   operator key  {key}   (also in {key_file})
 
@@ -40,17 +45,33 @@ Try:
   curl -s {auth} '{api}/llm/admin/stats?hours=24'
   curl -s {auth} '{analytics}/analytics/recent?ticker=AAPL'
 
-Ctrl-C ends everything. Waiting for the first judged forecast …"""
+Ctrl-C ends everything. {model_says}Waiting for the first judged forecast …"""
+
+
+def model_answers(settings: StackSettings) -> bool:
+    """Whether the api has seen the model up."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{settings.api_port}/ready", timeout=5) as answer:
+            return "green  lexi" in answer.read().decode()
+    except OSError:
+        return False
+
+
+def shown(path: Path) -> str:
+    """A path as one would type it here."""
+    absolute = path.resolve()
+    return os.path.relpath(absolute) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
 class FirstForecast:
-    """Watches for the first forecast that carries the model's policy, and says so once."""
+    """Watches for the first forecast stored since the start that carries the model's policy, and says so once."""
 
     def __init__(self, settings: StackSettings, key: str) -> None:
         self._request = urllib.request.Request(
             f"http://127.0.0.1:{settings.api_port}/signals/latest", headers={"Authorization": f"Bearer {key}"}
         )
         self._started = time.monotonic()
+        self._since = datetime.now(UTC)
         self._ask_at = 0.0
         self._done = False
 
@@ -67,7 +88,8 @@ class FirstForecast:
             return
         for signal in signals:
             llm: dict[str, Any] | None = signal["llm"]
-            if llm and llm["policy"]["status"] == "ok" and llm["rationale"]["status"] == "ok":
+            fresh = datetime.fromisoformat(signal["ts"]) >= self._since
+            if fresh and llm and llm["policy"]["status"] == "ok" and llm["rationale"]["status"] == "ok":
                 self._done = True
                 say(_sentence(signal, after_s=now - self._started))
                 return

@@ -54,9 +54,13 @@ def spawn(
 
 def end(child: subprocess.Popen[bytes], *, with_signal: signal.Signals, grace_s: float) -> None:
     """Ask a child to stop, and kill it when it has not within `grace_s` seconds."""
-    if child.poll() is not None:
-        return
-    child.send_signal(with_signal)
+    if child.poll() is None:
+        child.send_signal(with_signal)
+        wait_or_kill(child, grace_s=grace_s)
+
+
+def wait_or_kill(child: subprocess.Popen[bytes], *, grace_s: float) -> None:
+    """Wait for a child that was asked to stop, and kill it when it has not within `grace_s` seconds."""
     try:
         child.wait(grace_s)
     except subprocess.TimeoutExpired:

@@ -41,10 +41,17 @@ def binaries() -> Path:
 class EmbeddedPostgres:
     """One data folder and the server on it. `durable=False` trades crash safety for speed, for tests."""
 
-    def __init__(self, folder: Path, *, durable: bool = True, report: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        log_path: Path | None = None,
+        durable: bool = True,
+        report: Callable[[str], None] = print,
+    ) -> None:
         self.folder = folder.resolve()
         self.data = self.folder / "data"
-        self.log_path = self.folder / "postgres.log"
+        self.log_path = self.folder / "postgres.log" if log_path is None else log_path
         self._durable = durable
         self._report = report
         self._user = SERVER_USER if os.geteuid() == 0 else None
@@ -188,7 +195,7 @@ class EmbeddedPostgres:
 
     def _answers_before(self, deadline: float) -> bool:
         """Wait until the server takes connections; False when it exited or the deadline passed."""
-        probe = [str(binaries() / "pg_isready"), "-q", "-h", str(self.socket_folder), "-p", str(PORT)]
+        probe = [str(binaries() / "pg_isready"), "-q", "-U", "postgres", "-h", str(self.socket_folder), "-p", str(PORT)]
         child = self._child
         while child is not None and child.poll() is None and time.monotonic() < deadline:
             if subprocess.run(probe, check=False).returncode == 0:

@@ -1,18 +1,17 @@
 """Starts the stack in order, restarts what falls over, and ends everything with itself."""
 
 import fcntl
-import signal
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
-from tools.local_stack.children import end, spawn
+from tools.local_stack.children import spawn, wait_or_kill
 from tools.local_stack.plan import Service
 
 READY_TIMEOUT_S = 90.0
@@ -78,6 +77,7 @@ class Supervised:
         self._failures = 0
         self._restart_at: float | None = None
         self._started_at = 0.0
+        self._log_start = 0
         self.child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -85,6 +85,7 @@ class Supervised:
         self._restart_at = None
         self._started_at = time.monotonic()
         with self.log_path.open("ab") as log:
+            self._log_start = log.tell()
             self.child = spawn(self.service.command, log=log, env=self._env)
 
     def keep_alive(self) -> None:
@@ -104,6 +105,14 @@ class Supervised:
         elif now >= self._restart_at:
             self.start()
 
+    def _said(self) -> str:
+        """What the process said to people since its start: the lines that are no events, else the last events."""
+        with self.log_path.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode(errors="replace").splitlines()
+        plain = [line for line in lines if not line.startswith("{")]
+        return "\n".join((plain or lines)[-8:])
+
     def wait_until_ready(self) -> None:
         """Block until the service says so; raise with the end of its log when it ends or takes too long."""
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -112,21 +121,16 @@ class Supervised:
             ended = self.child is not None and self.child.poll() is not None
             if ended or time.monotonic() > deadline:
                 what = "ended at its start" if ended else f"is not ready after {READY_TIMEOUT_S:.0f} s ({reason})"
-                tail = "\n".join(self.log_path.read_text(errors="replace").splitlines()[-12:])
-                raise StackError(f"{self.service.name} {what}. The end of {self.log_path}:\n{tail}")
+                raise StackError(f"{self.service.name} {what}:\n{self._said()}\nLog: {self.log_path}")
             time.sleep(0.1)
             reason = readiness(self.service)
 
-    def stop(self, *, grace_s: float) -> None:
-        """End the process, gently first."""
-        if self.child is not None:
-            end(self.child, with_signal=signal.SIGTERM, grace_s=grace_s)
 
-
-def stop_all(processes: list[Supervised], *, grace_s: float = 10.0) -> None:
-    """Ask all to stop at once, then wait for each."""
-    for process in processes:
-        if process.child is not None and process.child.poll() is None:
-            process.child.terminate()
-    for process in processes:
-        process.stop(grace_s=grace_s)
+def stop_all(processes: Sequence[Supervised], *, grace_s: float = 10.0) -> None:
+    """Ask all to stop at once, once each (a second signal would cancel what they finish), then wait for each."""
+    running = [process.child for process in processes if process.child is not None and process.child.poll() is None]
+    for child in running:
+        child.terminate()
+    deadline = time.monotonic() + grace_s
+    for child in running:
+        wait_or_kill(child, grace_s=max(0.0, deadline - time.monotonic()))
