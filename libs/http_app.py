@@ -1,5 +1,6 @@
 """The frame of every HTTP service of ours: request ids, a bound on bodies, problems for errors, probes, metrics."""
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ SECONDS = Histogram("lexi_http_seconds", "Time from a request's head to the end 
 
 log = structlog.get_logger(__name__)
 
+STOPPING = "this process is stopping and did not finish the request"
+
 
 def request_id_of(headers: Headers) -> str:
     """The caller's `X-Request-Id` where it is a sane token, else a new one."""
@@ -34,7 +37,7 @@ def request_id_of(headers: Headers) -> str:
 
 class Edge:
     """The outermost ASGI layer: echoes `X-Request-Id` and binds it to the logs, refuses bodies above the limit before
-    reading them whole, logs bugs, counts.
+    reading them whole, logs bugs, counts. A request that the server cancels, since the process ends, gets a 503.
     """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
@@ -46,22 +49,28 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        request_id = request_id_of(headers)
+        sent_headers = Headers(scope=scope)
+        request_id = request_id_of(sent_headers)
         begun = time.perf_counter()
-        status, finished = 0, False
+        status, started, finished = 0, False, False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status, finished
+            nonlocal status, started, finished
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
             finished = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self._guarded(scope, receive, send_with_id, headers=headers)
+                await self._guarded(scope, receive, send_with_id, headers=sent_headers)
+            except asyncio.CancelledError:
+                log.warning("request_cut_by_the_stop", method=scope["method"], route=_route(scope))
+                if not started:  # half an answer is left as it is, and the server cuts the connection
+                    headers = {"Connection": "close", "Retry-After": "2"}
+                    cut = problems.response(HTTPStatus.SERVICE_UNAVAILABLE, STOPPING, headers=headers)
+                    await cut(scope, receive, send_with_id)
             except Exception:
                 log.exception("request_failed", method=scope["method"], route=_route(scope))
                 if not finished:  # the server cuts the connection, so that half an answer looks like one

@@ -13,12 +13,17 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from libs.db.engine import CONNECT_S, INTERACTIVE_S
+
 MEDIA_TYPE = "application/problem+json"
 FIELDS_SHOWN = 20
 
 # Classes of SQLSTATE: data exceptions; broken constraints, syntax and access rules.
 CANNOT_TAKE = "22"
 OUR_FAULTS = ("23", "42")
+
+DATABASE_AWAY = "the database cannot be reached at the moment"
+UNKNOWN_PARAMETER = "this route has no such parameter"
 
 log = structlog.get_logger(__name__)
 
@@ -136,7 +141,9 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
                 HTTPStatus.BAD_REQUEST, f"the body is not JSON: {item['ctx']['error']} at position {item['loc'][-1]}"
             )
         place, *path = (str(part) for part in item["loc"])
-        found.append({"in": place, "field": ".".join(path) or place, "message": str(item["msg"])})
+        unknown = item["type"] == "extra_forbidden" and place == "query"
+        message = UNKNOWN_PARAMETER if unknown else str(item["msg"])
+        found.append({"in": place, "field": ".".join(path) or place, "message": message})
     detail = "; ".join(f"{item['field']}: {item['message']}" for item in found[:3])
     return response(HTTPStatus.UNPROCESSABLE_ENTITY, detail, extra={"errors": found})
 
@@ -148,9 +155,17 @@ async def _on_database(_request: Request, error: Exception) -> Response:
         return response(HTTPStatus.UNPROCESSABLE_ENTITY, "a value holds what the database cannot take, such as NUL")
     if state.startswith(OUR_FAULTS) or isinstance(error, IntegrityError | ProgrammingError):
         raise error
-    log.warning("database_unreachable", error=type(error).__name__)
-    return response(
-        HTTPStatus.SERVICE_UNAVAILABLE, "the database cannot be reached at the moment", headers={"Retry-After": "2"}
+    detail = _why_away(error)
+    log.warning("database_unreachable", error=type(error).__name__, detail=detail)
+    return response(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "2"})
+
+
+def _why_away(error: Exception) -> str:
+    """Which limit ended it, where one did. Connecting and a statement are bounded alike where somebody waits."""
+    if isinstance(error, PoolTimeout):
+        return f"no connection to the database came free within {CONNECT_S:g} s"
+    return (
+        f"the database did not answer within {INTERACTIVE_S:g} s" if isinstance(error, TimeoutError) else DATABASE_AWAY
     )
 
 

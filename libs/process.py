@@ -17,6 +17,7 @@ from libs import telemetry
 
 GRACE_S = 8.0
 DRAIN_S = 3
+CUT_S = 0.5
 OUR_PACKAGES = ("libs.", "services.", "tools.")
 
 log = structlog.get_logger(__name__)
@@ -55,13 +56,17 @@ async def _supervise(main: Main) -> None:
 
     task = loop.create_task(run_main())
 
+    def end_now(why: str) -> None:
+        if task.cancel():
+            log.warning(why, grace_s=GRACE_S)
+
     def on_signal() -> None:
         if stop.is_set():
-            task.cancel()
+            end_now("cancelled_by_second_signal")
             return
         log.info("stopping")
         stop.set()
-        loop.call_later(GRACE_S, task.cancel)
+        loop.call_later(GRACE_S, end_now, "grace_ran_out")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
@@ -70,7 +75,6 @@ async def _supervise(main: Main) -> None:
     except asyncio.CancelledError:
         if not stop.is_set():
             raise
-        log.warning("stopped_without_grace", grace_s=GRACE_S)
 
 
 def run(main: Main, *, service: str) -> None:
@@ -123,13 +127,16 @@ def _listen(host: str, port: int, variable: str) -> socket.socket:
 async def serve(app: ASGIApp, *, host: str, port: int, stop: asyncio.Event, variable: str = "") -> None:
     """Serve `app` inside the running loop until `stop` is set; answers under way get `DRAIN_S` seconds to finish.
 
-    `variable` names the setting the port came from. Raises `PortTakenError` when the address cannot be had. There is no
-    access log: request lines carry query strings, and the metrics count what matters.
+    What is not finished then is cancelled and has `CUT_S` to say so to its caller. ASGI's lifespan events are not sent:
+    what an app stands on is opened before it serves. `variable` names the setting the port came from. Raises
+    `PortTakenError` when the address cannot be had. There is no access log: request lines carry query strings, and the
+    metrics count what matters.
     """
     listener = _listen(host, port, variable)
     config = uvicorn.Config(
         app,
         http="httptools",
+        lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -146,6 +153,8 @@ async def serve(app: ASGIApp, *, host: str, port: int, stop: asyncio.Event, vari
     ender = asyncio.create_task(end())
     try:
         await server.serve(sockets=[listener])
+        if cut := set(server.server_state.tasks):
+            await asyncio.wait(cut, timeout=CUT_S)
     finally:
         ender.cancel()
         listener.close()

@@ -10,6 +10,13 @@ from libs.settings import Settings
 
 REQUIRED_REVISION = 2
 
+CONNECT_S = 5.0
+"""How long a connection may take to make, or to come free in the pool."""
+INTERACTIVE_S = 5.0
+"""How long a statement may take where somebody waits for the answer."""
+BACKGROUND_S = 30.0
+"""How long it may take everywhere else."""
+
 
 class DatabaseError(Exception):
     """The database cannot serve this process; the message says why and what to do."""
@@ -38,18 +45,23 @@ def driver_url(url: str) -> str:
     return urlunsplit(("postgresql+asyncpg", parts.netloc, parts.path, query, ""))
 
 
-def create_engine(settings: DatabaseSettings, *, application: str, pool_size: int = 5) -> AsyncEngine:
-    """An engine whose connections are checked before use, so that a restart of Postgres heals by itself."""
+def create_engine(
+    settings: DatabaseSettings, *, application: str, pool_size: int = 5, command_timeout: float = BACKGROUND_S
+) -> AsyncEngine:
+    """An engine whose connections are checked before use, so that a restart of Postgres heals by itself.
+
+    A statement that takes longer than `command_timeout` seconds ends in a `TimeoutError`.
+    """
     return create_async_engine(
         driver_url(settings.database_url.get_secret_value()),
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=True,
-        pool_timeout=5,
+        pool_timeout=CONNECT_S,
         hide_parameters=True,
         connect_args={
-            "timeout": 5,
-            "command_timeout": 30,
+            "timeout": CONNECT_S,
+            "command_timeout": command_timeout,
             "server_settings": {"application_name": f"lexi-{application}", "timezone": "UTC", "jit": "off"},
         },
     )

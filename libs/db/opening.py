@@ -8,7 +8,7 @@ import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from libs.db.engine import DatabaseError, DatabaseSettings, create_engine, require_schema
+from libs.db.engine import BACKGROUND_S, DatabaseError, DatabaseSettings, create_engine, require_schema
 from libs.settings import load
 
 
@@ -22,13 +22,17 @@ def place_of(url: str) -> str:
 
 
 @asynccontextmanager
-async def open_database(*, application: str, pool_size: int = 5) -> AsyncGenerator[AsyncEngine, None]:
+async def open_database(
+    *, application: str, pool_size: int = 5, command_timeout: float = BACKGROUND_S
+) -> AsyncGenerator[AsyncEngine, None]:
     """An engine on a database that answers and is new enough, disposed of after the block.
+
+    A statement may take `command_timeout` seconds.
 
     Raises `SettingsError`, or `DatabaseError` naming the place and what is wrong with it.
     """
     settings = load(DatabaseSettings)
-    engine = create_engine(settings, application=application, pool_size=pool_size)
+    engine = create_engine(settings, application=application, pool_size=pool_size, command_timeout=command_timeout)
     try:
         try:
             await require_schema(engine)

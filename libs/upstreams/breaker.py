@@ -1,15 +1,16 @@
-"""A breaker per upstream: after enough failures nothing is sent for a while, then one probe decides."""
+"""A breaker per upstream: after enough failures nothing is sent for a while, then a trial call decides."""
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from math import ceil
 
 from libs.upstreams.errors import BreakerOpen
 
 
 class BreakerState(StrEnum):
-    """Closed lets everything pass, open nothing, half-open one probe."""
+    """Closed lets everything pass, open nothing, half-open one trial call, or all where the server was seen back."""
 
     CLOSED = "closed"
     HALF_OPEN = "half_open"
@@ -40,7 +41,9 @@ class Breaker:
         self._failed = 0
         self._opened_at: float | None = None
         self._rest_s = self._rules.rest_s
-        self._probing = False
+        self._trials = 0
+        self._era = 0  # grows with every change, so that a trial of before it is told from one of now
+        self._seen_back = False
         self.reason = ""
 
     @property
@@ -54,65 +57,83 @@ class Breaker:
         """Raise `BreakerOpen` if a call would not be let through now."""
         state = self.state
         if state is BreakerState.OPEN:
-            raise BreakerOpen(f"given a rest after: {self.reason}")
-        if state is BreakerState.HALF_OPEN and self._probing:
-            raise BreakerOpen(f"a probe is out after: {self.reason}")
+            left = self._rest_s - (self._clock() - (self._opened_at or 0.0))
+            raise BreakerOpen(f"not asked: {self.reason}; trying again in {max(1, ceil(left))} s")
+        if state is BreakerState.HALF_OPEN and self._trials and not self._seen_back:
+            raise BreakerOpen(f"not asked: one trial call is under way after: {self.reason}")
 
-    def enter(self) -> bool:
-        """Let a call through, or raise `BreakerOpen`. True where it is the probe, which must report how it went."""
+    def enter(self) -> int:
+        """Let a call through, or raise `BreakerOpen`.
+
+        Gives 0, or for a trial call a number that it must report with how it went, as `probe`.
+        """
         if self._opened_at is None:
-            return False
+            return 0
         self.check()
-        self._probing = True
-        return True
+        self._trials += 1
+        return self._era
 
-    def succeeded(self, *, probe: bool) -> None:
-        """A call got what it asked for. Only the probe's success closes an open breaker."""
+    def succeeded(self, *, probe: int) -> None:
+        """A call got what it asked for. Only a trial's success closes an open breaker."""
         if probe and self._opened_at is not None:
             self.reset()
         elif self._opened_at is None:
             self._note(failed=False)
 
-    def failed(self, reason: str, *, probe: bool) -> None:
-        """A call failed for a reason that is the upstream's."""
+    def failed(self, reason: str, *, probe: int) -> None:
+        """A call failed for a reason that is the upstream's. A trial's failure opens for twice as long.
+
+        One that began before something saw the server come back, or before another trial failed, changes nothing.
+        """
         if probe and self._opened_at is not None:
-            self._rest_s = min(self._rest_s * 2, self._rules.longest_rest_s)
-            self._open(reason)
+            if probe == self._era:
+                self._rest_s = min(self._rest_s * 2, self._rules.longest_rest_s)
+                self._open(f"a trial call failed (last: {reason})")
         elif self._opened_at is None:
             self._note(failed=True)
             if self._failed >= self._rules.failures and self._failed >= self._rules.ratio * len(self._outcomes):
-                self._open(reason)
+                self._open(f"failed {self._failed} times in {self._rules.window_s:g} s (last: {reason})")
 
-    def undecided(self, *, probe: bool) -> None:
+    def undecided(self, *, probe: int) -> None:
         """A call ended without telling anything about the upstream: its caller left, or it was the request's fault."""
-        if probe:
-            self._probing = False
+        if probe == self._era:
+            self._trials = max(0, self._trials - 1)
 
     def trip(self, reason: str) -> None:
         """Open at once: something other than a call knows that the upstream is gone."""
         self._rest_s = self._rules.rest_s
         self._open(reason)
 
-    def probe_next(self) -> None:
-        """End the rest: something other than a call saw the upstream come back, so the next call may try."""
+    def seen_back(self) -> None:
+        """End the rest: something other than a call saw the upstream come back, so calls may try, however many.
+
+        The first to fail opens again, the first to succeed closes. A trial still out from before does not count.
+        """
         if self._opened_at is not None:
+            self._rest_s = self._rules.rest_s
             self._opened_at = self._clock() - self._rest_s
+            self._seen_back = True
+            self._begin_era()
 
     def reset(self) -> None:
         """Close, and forget what was."""
         self._opened_at = None
-        self._probing = False
-        self._outcomes.clear()
-        self._failed = 0
+        self._seen_back = False
+        self._begin_era()
         self._rest_s = self._rules.rest_s
         self.reason = ""
 
     def _open(self, reason: str) -> None:
         self._opened_at = self._clock()
-        self._probing = False
+        self._seen_back = False
+        self._begin_era()
+        self.reason = reason
+
+    def _begin_era(self) -> None:
+        self._era += 1
+        self._trials = 0
         self._outcomes.clear()
         self._failed = 0
-        self.reason = reason
 
     def _note(self, *, failed: bool) -> None:
         now = self._clock()

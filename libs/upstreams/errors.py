@@ -4,7 +4,7 @@ UpstreamError
 ├── CannotSend            nothing left this process: retrying elsewhere is safe
 │   ├── PromptTooLong         prompt plus answer exceed the context window
 │   ├── NoSlot                the deadline passed while waiting for this process's share of slots
-│   ├── BreakerOpen           the upstream failed lately and is given a rest
+│   ├── BreakerOpen           the upstream failed lately and is not asked for a while
 │   └── ConnectFailed         no connection within the limit
 ├── Refused               the engine answered with an error status
 ├── FirstTokenTimeout     accepted, then silent
@@ -47,7 +47,7 @@ class NoSlot(CannotSend):
 
 
 class BreakerOpen(CannotSend):
-    """The upstream failed lately and is given a rest."""
+    """The upstream failed lately and is not asked for a while."""
 
     code = "breaker_open"
 

@@ -106,7 +106,7 @@ class UpstreamStatus:
     """How an upstream is, as this process sees it. `slots` is this process's share, `reason` empty where all is well.
 
     up: answers and has nothing to do. busy: works, and its counters move. stuck: holds requests and makes no progress.
-    down: does not answer, or is given a rest. unknown: not looked at yet.
+    down: does not answer, or is not asked for a while since calls to it failed. unknown: not looked at yet.
     """
 
     name: str

@@ -102,10 +102,10 @@ class Upstream:
             try:
                 return await self._ask(request, clock, probe=probe)
             except UpstreamError as error:
-                self._judge(error, clock, probe=probe and clock.begun_at is None)
+                self._judge(error, clock, probe=probe if clock.begun_at is None else 0)
                 raise
             except BaseException:
-                self.breaker.undecided(probe=probe and clock.begun_at is None)
+                self.breaker.undecided(probe=probe if clock.begun_at is None else 0)
                 raise
         finally:
             self.slots.give_back()
@@ -127,7 +127,7 @@ class Upstream:
         finally:
             clock.queued(monotonic() - began)
 
-    async def _ask(self, request: ChatRequest, clock: CallClock, *, probe: bool) -> ChatReply:
+    async def _ask(self, request: ChatRequest, clock: CallClock, *, probe: int) -> ChatReply:
         entry, answer = self.entry, Assembly()
         try:
             nature, road = await self._acquainted(clock)
@@ -144,7 +144,7 @@ class Upstream:
                 # What was left of the total was too short to connect in, which says nothing about the upstream.
                 raise clock.overdue() from error
             raise
-        self.breaker.succeeded(probe=False)
+        self.breaker.succeeded(probe=0)
         return ChatReply(
             text=answer.text,
             finish_reason=answer.finish_reason,
@@ -154,7 +154,7 @@ class Upstream:
             time=clock.split(monotonic()),
         )
 
-    async def _collect(self, stream: Body, answer: Assembly, clock: CallClock, *, probe: bool) -> None:
+    async def _collect(self, stream: Body, answer: Assembly, clock: CallClock, *, probe: int) -> None:
         """Read the stream to its end.
 
         A probe has succeeded with its first token: others need not wait for its last. From then on it is a call like
@@ -170,7 +170,7 @@ class Upstream:
                 break
             if answer.feed(chunk) and answer.begun:
                 if probe and clock.begun_at is None:
-                    self.breaker.succeeded(probe=True)
+                    self.breaker.succeeded(probe=probe)
                 clock.moved(after)
                 self.pulse.moved(after)
         answer.close()
@@ -178,7 +178,7 @@ class Upstream:
             while await stream.read(now() + TAIL_S):
                 pass
 
-    def _judge(self, error: UpstreamError, clock: CallClock, *, probe: bool) -> None:
+    def _judge(self, error: UpstreamError, clock: CallClock, *, probe: int) -> None:
         """Tell the breaker. Timeouts while the engine visibly works on are load, not failure."""
         if isinstance(error, FirstTokenTimeout | IdleTimeout):
             sent_at = clock.sent_at or clock.started_at
@@ -250,12 +250,13 @@ class Upstream:
 
     def _changed(self, before: UpstreamState) -> None:
         state, reason = self.pulse.state, self.pulse.reason
-        log.info("upstream_state", upstream=self.entry.name, state=state, before=before, reason=reason)
+        say = log.warning if state in DEAD else log.info if before in DEAD else log.debug
+        say("upstream_state", upstream=self.entry.name, state=state, before=before, reason=reason or None)
         if state in DEAD:
             self.breaker.trip(f"{state}: {reason}")
             self._doubted = True  # what comes back may be another server
         elif before in DEAD:
-            self.breaker.probe_next()
+            self.breaker.seen_back()
 
     async def watch(self) -> None:
         """Look for ever."""
@@ -269,7 +270,7 @@ class Upstream:
         return f"{self.entry.base_url} {'' if self._known is None else self._known[0].dialect}"
 
     def status(self) -> UpstreamStatus:
-        """How it is. An upstream that is given a rest counts as down."""
+        """How it is. One that is not asked for the moment, since calls to it failed, counts as down."""
         state, reason = self.pulse.state, self.pulse.reason
         if state not in DEAD:
             try:

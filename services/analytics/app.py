@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from libs.db.engine import INTERACTIVE_S
 from libs.db.opening import open_database
 from libs.http_app import frame
 from libs.keys import KeyRing
@@ -31,7 +32,7 @@ async def open_app(listen: ListenSettings) -> AsyncGenerator[FastAPI, None]:
     """The app on a database that is new enough and a road to the model, both closed after the block."""
     settings = load(AnalyticsSettings)
     async with (
-        open_database(application="analytics") as engine,
+        open_database(application="analytics", command_timeout=INTERACTIVE_S) as engine,
         open_model(engine, role="analytics", state_dir=listen.local_state) as model,
     ):
         keys = KeyRing.load(listen.keys_path)

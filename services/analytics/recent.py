@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.json_numbers import Number
@@ -69,9 +69,20 @@ class Recent(BaseModel):
 Ticker = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-/:=^]{0,31}$", to_upper=True)]
 
 
+class RecentQuery(BaseModel):
+    """What is asked for. Unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ticker: Ticker
+
+
 @router.get("/recent")
-async def recent(state: Annotated[AnalyticsState, Depends(get_state)], ticker: Annotated[Ticker, Query()]) -> Recent:
+async def recent(
+    state: Annotated[AnalyticsState, Depends(get_state)], asked: Annotated[RecentQuery, Query()]
+) -> Recent:
     """Posts and ratings of a ticker, and a summary if there is one in time."""
+    ticker = asked.ticker
     async with state.engine.connect() as connection:  # given back before the model is asked
         posts = await repository.recent_social(connection, ticker, MOST_SHOWN)
         rated = await repository.recent_ratings(connection, ticker, MOST_SHOWN)

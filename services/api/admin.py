@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from libs.json_numbers import JsonValue, Number
 from libs.keys import require
@@ -111,21 +111,33 @@ class Prompt(BaseModel):
     arms: Mapping[str, Number]
 
 
+class CallsQuery(BaseModel):
+    """Which calls a page holds. Unknown names are refused: a misspelt one would filter nothing in silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 50
+    before: Annotated[UUID | None, Field(description="the id of a call; the page holds older ones")] = None
+    prompt_key: Annotated[str | None, Field(max_length=64)] = None
+    version: Annotated[str | None, Field(max_length=64)] = None
+    success: bool | None = None
+
+
+class StatsQuery(BaseModel):
+    """The window. Unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    hours: Annotated[float, Field(gt=0, le=MAX_HOURS, allow_inf_nan=False)] = 24
+
+
 @router.get("/calls")
-async def calls(
-    reader: Reader,
-    *,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-    before: Annotated[UUID | None, Query(description="the id of a call; the page holds older ones")] = None,
-    prompt_key: Annotated[str | None, Query(max_length=64)] = None,
-    version: Annotated[str | None, Query(max_length=64)] = None,
-    success: Annotated[bool | None, Query()] = None,
-) -> CallPage:
+async def calls(reader: Reader, asked: Annotated[CallsQuery, Query()]) -> CallPage:
     """A page of calls, newest first."""
-    where = repository.CallFilter(prompt_key=prompt_key, version=version, success=success)
-    rows = await repository.calls(reader, limit=limit + 1, before=before, where=where)
-    page = [Call.model_validate(row) for row in rows[:limit]]
-    return CallPage(calls=page, next_before=page[-1].id if len(rows) > limit else None)
+    where = repository.CallFilter(prompt_key=asked.prompt_key, version=asked.version, success=asked.success)
+    rows = await repository.calls(reader, limit=asked.limit + 1, before=asked.before, where=where)
+    page = [Call.model_validate(row) for row in rows[: asked.limit]]
+    return CallPage(calls=page, next_before=page[-1].id if len(rows) > asked.limit else None)
 
 
 @router.get("/call/{call_id}")
@@ -138,9 +150,9 @@ async def call(reader: Reader, call_id: UUID) -> WholeCall:
 
 
 @router.get("/stats")
-async def stats(reader: Reader, hours: Annotated[float, Query(gt=0, le=MAX_HOURS, allow_inf_nan=False)] = 24) -> Stats:
+async def stats(reader: Reader, asked: Annotated[StatsQuery, Query()]) -> Stats:
     """Counts, latency and tokens of the last `hours`."""
-    since = datetime.now(UTC) - timedelta(hours=hours)
+    since = datetime.now(UTC) - timedelta(hours=asked.hours)
     found = await repository.totals(reader, since)
     p50, p95, p99 = found["percentiles"] or (None, None, None)
     totals = Totals.model_validate({**found, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99})

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from libs.db.engine import INTERACTIVE_S
 from libs.db.opening import open_database
 from libs.http_app import frame
 from libs.keys import KeyRing
@@ -35,7 +36,7 @@ async def open_app(listen: ListenSettings, settings: ApiSettings) -> AsyncGenera
     It is opened before anything listens, so that whatever is wrong stops the start with its own words.
     """
     async with (
-        open_database(application="api", pool_size=10) as engine,
+        open_database(application="api", pool_size=10, command_timeout=INTERACTIVE_S) as engine,
         open_model(engine, role="api", state_dir=listen.local_state) as model,
     ):
         await record_environment(engine, load(SwitchSettings))

@@ -84,9 +84,8 @@ class HealthProbe:
     async def _measure(self) -> Health:
         begun = self._clock()
         ok, model = await self._complete()
-        health = Health(
-            ok, cached=False, model=model, latency_ms=(self._clock() - begun) * 1000, checked_at=datetime.now(UTC)
-        )
+        took_ms = round((self._clock() - begun) * 1000, 1)
+        health = Health(ok, cached=False, model=model, latency_ms=took_ms, checked_at=datetime.now(UTC))
         self._last = health
         self._fresh_until = self._clock() + self._reuse_s
         HEALTHY.set(ok)

@@ -20,6 +20,7 @@ from pydantic import (
 )
 from sqlalchemy import TextClause
 
+from libs.judgement.thresholds import MaxAgeDays
 from libs.keys import GuardedRoute, require
 from services.api import repository
 from services.api.deps import Writer
@@ -85,6 +86,7 @@ class AnalystRating(Item):
     target: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
+READ_BY_RULES = frozenset(MaxAgeDays.model_fields)
 CHOICES = {"borrow": ("available", "none"), "macro_regime": ("risk_on", "risk_off", "neutral")}
 
 
@@ -122,6 +124,12 @@ class Stored(BaseModel):
     known: int
 
 
+class StoredFacts(Stored):
+    """What became of a batch of facts. `warnings` names facts that are kept and that no rule reads, each once."""
+
+    warnings: list[str]
+
+
 SocialBatch = Annotated[list[SocialMessage], Body(min_length=1, max_length=MAX_ITEMS)]
 RatingBatch = Annotated[list[AnalystRating], Body(min_length=1, max_length=MAX_ITEMS)]
 FactBatch = Annotated[list[Fact], Body(min_length=1, max_length=MAX_ITEMS)]
@@ -146,6 +154,8 @@ async def ratings(writer: Writer, batch: RatingBatch) -> Stored:
 
 
 @router.post("/facts")
-async def facts(writer: Writer, batch: FactBatch) -> Stored:
+async def facts(writer: Writer, batch: FactBatch) -> StoredFacts:
     """Store facts."""
-    return await _store(writer, repository.INSERT_FACTS, [item.row() for item in batch])
+    stored = await _store(writer, repository.INSERT_FACTS, [item.row() for item in batch])
+    unread = dict.fromkeys(item.name for item in batch if item.name not in READ_BY_RULES)
+    return StoredFacts(**stored.model_dump(), warnings=[f"{name}: no rule reads this name" for name in unread])

@@ -81,7 +81,7 @@ SIGNALS = text(
         and (cast(:horizon as text) is null or h.horizon = :horizon)
       order by h.ticker, h.horizon, h.as_of desc, h.model
     )
-    select f.as_of, f.ts, f.ticker, f.horizon, f.model, f.mean, f.lower, f.upper, f.features -> 'llm' as llm
+    select f.feed, f.as_of, f.ts, f.ticker, f.horizon, f.model, f.mean, f.lower, f.upper, f.features -> 'llm' as llm
     from head
     cross join lateral (
       select * from forecasts f

@@ -13,6 +13,7 @@ from libs.judgement.record import features_llm
 from libs.judgement.rules import Rules
 from libs.judgement.types import Inputs, Judgement, PriceForecast
 from services.forecast.judging import Case, Finished
+from services.forecast.tally import Tally, policy_status
 
 RETRY_UNAVAILABLE_S = 60.0
 """When the model could not be had, ask again after this long, or half the decision's time where that is shorter."""
@@ -36,11 +37,6 @@ class Standing:
     due: float
 
 
-def policy_status(judgement: Judgement) -> str:
-    """The status of the policy answer; "skipped" where none was asked for."""
-    return "skipped" if judgement.policy is None else judgement.policy.status
-
-
 class Assessor:
     """Judges cases of one run of a feed and remembers, per ticker, the newest forecast."""
 
@@ -50,6 +46,7 @@ class Assessor:
         self._half_life_s = decision_ttl_s / 2
         self._standing: dict[str, Standing] = {}
         self.feed = ""
+        self.tally = Tally()
 
     def follow(
         self, case: Case, prices: PriceForecast, *, judgement: Judgement | None = None, age_s: float = 0.0
@@ -92,6 +89,7 @@ class Assessor:
             return self._unjudged(case, f"{FAULT}: {type(error).__name__}")
         status = policy_status(judgement)
         JUDGED.labels(status).inc()
+        self.tally.count(judgement)
         kept = keep_decision(case.before, judgement)
         self._remember(case, kept, answered=status in {"ok", "invalid"})
         complete = kept is judgement

@@ -89,6 +89,7 @@ class Worker:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._judges.close(STOP_GRACE_S)
+            self._assessor.tally.say()
             await self._writer.close(STOP_GRACE_S)
             await self._feed.close()
 
@@ -128,7 +129,8 @@ class Worker:
         self._assessor.forget()
         await self._patience.until_done(lambda: self._repository.begin_run(self._run, source), "begin the run")
         off = self._plan.rules.switched_off(self._run)
-        log.info("run_goes_on", feed=self._run, after=str(self._after), rules_switched_off=off)
+        after = None if self._after is None else self._after.isoformat()
+        log.info("run_goes_on", feed=self._run, after=after, rules_switched_off=off)
         if self._after is not None:
             await self._take_up(self._after)
 

@@ -2,10 +2,12 @@
 
 import asyncio
 from dataclasses import replace
+from time import monotonic
 
 import pytest
+from structlog.testing import capture_logs
 
-from libs.upstreams.breaker import BreakerState
+from libs.upstreams.breaker import Breaker, BreakerRules, BreakerState
 from libs.upstreams.errors import (
     BreakerOpen,
     ConnectFailed,
@@ -46,7 +48,7 @@ async def test_failures_open_the_breaker_and_nothing_more_is_sent(dialect: FakeD
             await upstreams.chat(ASK, PATIENT)
         assert len(fake.requests) == sent
         assert upstreams.status()[0].state == "down"
-        inside(upstreams).breaker.probe_next()
+        inside(upstreams).breaker.seen_back()
         fake.fault = Fault.NONE
         assert (await upstreams.chat(ASK, PATIENT)).text == "one two"
         assert inside(upstreams).breaker.state is BreakerState.CLOSED
@@ -56,7 +58,7 @@ async def test_the_end_of_an_old_probe_does_not_close_a_breaker_that_opened_agai
     async with FakeEngine(reply="word " * 100, chunks=100, gap_s=0.02) as fake, upstreams_on(fake) as upstreams:
         breaker = inside(upstreams).breaker
         breaker.trip("a test")
-        breaker.probe_next()
+        breaker.seen_back()
         call = asyncio.create_task(upstreams.chat(ASK, PATIENT))
         await until(lambda: breaker.state is BreakerState.CLOSED)
         assert not call.done()
@@ -67,12 +69,12 @@ async def test_the_end_of_an_old_probe_does_not_close_a_breaker_that_opened_agai
 
 async def test_a_cancelled_probe_does_not_keep_the_breaker_open() -> None:
     async with FakeEngine() as fake, upstreams_on(fake) as upstreams:
+        inside(upstreams).breaker = Breaker(monotonic, BreakerRules(rest_s=0))
         inside(upstreams).breaker.trip("a test")
-        inside(upstreams).breaker.probe_next()
         fake.fault = Fault.SILENT
         probe = asyncio.create_task(upstreams.chat(ASK, PATIENT))
         await until(lambda: fake.active == 1)
-        with pytest.raises(BreakerOpen, match="probe"):
+        with pytest.raises(BreakerOpen, match="one trial call is under way after: a test"):
             await upstreams.chat(ASK, PATIENT)
         probe.cancel()
         await asyncio.gather(probe, return_exceptions=True)
@@ -83,7 +85,7 @@ async def test_a_cancelled_probe_does_not_keep_the_breaker_open() -> None:
 async def test_the_first_token_of_a_probe_lets_the_others_in() -> None:
     async with FakeEngine(reply="word " * 300, chunks=300, gap_s=0.05) as fake, upstreams_on(fake) as upstreams:
         inside(upstreams).breaker.trip("a test")
-        inside(upstreams).breaker.probe_next()
+        inside(upstreams).breaker.seen_back()
         probe = asyncio.create_task(upstreams.chat(ASK, PATIENT))
         await until(lambda: inside(upstreams).breaker.state is BreakerState.CLOSED)
         assert not probe.done()
@@ -104,6 +106,42 @@ async def test_a_killed_server_is_down_and_its_return_heals(dialect: FakeDialect
         await inside(upstreams).beat()
         assert (await upstreams.chat(ASK, PATIENT)).text == "OK"
         assert upstreams.status()[0].state == "up"
+
+
+async def test_callers_are_not_refused_while_one_slow_call_tries_a_server_seen_back() -> None:
+    async with FakeEngine() as fake, upstreams_on(fake) as upstreams:
+        await fake.stop()
+        await inside(upstreams).beat()
+        await fake.start()
+        await inside(upstreams).beat()
+        fake.fault = Fault.SILENT
+        slow = asyncio.create_task(upstreams.chat(ASK, PATIENT))
+        await until(lambda: fake.active == 1)
+        fake.fault = Fault.NONE
+        assert (await upstreams.chat(ASK, PATIENT)).text == "OK"
+        assert not slow.done()
+        slow.cancel()
+
+
+async def test_only_failure_and_recovery_are_said_aloud() -> None:
+    async with FakeEngine() as fake, upstreams_on(fake) as upstreams:
+        with capture_logs() as logged:
+            fake.fault = Fault.SILENT
+            call = asyncio.create_task(upstreams.chat(ASK, PATIENT))
+            await until(lambda: fake.active == 1)
+            await inside(upstreams).beat()
+            call.cancel()
+            await until(lambda: fake.active == 0)
+            fake.fault = Fault.NONE
+            await inside(upstreams).beat()
+            await fake.stop()
+            await inside(upstreams).beat()
+            await fake.start()
+            await inside(upstreams).beat()
+    said = [(line["log_level"], line["state"]) for line in logged if line["event"] == "upstream_state"]
+    assert said == [("debug", "busy"), ("debug", "up"), ("warning", "down"), ("info", "up")]
+    (down,) = [line for line in logged if line.get("state") == "down"]
+    assert down["reason"]
 
 
 async def test_a_server_that_comes_back_as_another_kind_is_spoken_to_in_its_words() -> None:

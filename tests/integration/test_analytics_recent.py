@@ -153,3 +153,9 @@ async def test_without_the_database_it_is_a_503_problem_and_heals(
         assert (await http.get("/health")).status_code == 200
         assert (await http.get("/ready")).status_code == 503
     assert (await recent(http))["summary"] == ""
+
+
+async def test_unknown_parameters_are_refused_by_name(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/analytics/recent", params={"ticker": "AAPL", "limits": "5"})
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "limits: this route has no such parameter"

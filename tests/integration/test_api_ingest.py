@@ -68,9 +68,10 @@ async def test_a_batch_sent_twice_is_stored_once(stack: Stack, engine: AsyncEngi
     batch = [{**SAMPLES[kind], "external_id": str(number)} for number in range(3)]
     first = await send(stack, kind, batch)
     assert first.status_code == 200
-    assert first.json() == {"received": 3, "stored": 3, "known": 0}
+    counts = ("received", "stored", "known")
+    assert [first.json()[name] for name in counts] == [3, 3, 0]
     again = await send(stack, kind, [*batch, {**batch[0], "external_id": "new"}, {**batch[0], "external_id": "new"}])
-    assert again.json() == {"received": 5, "stored": 1, "known": 4}
+    assert [again.json()[name] for name in counts] == [5, 1, 4]
     assert len(await rows(engine, kind)) == 4
 
 
@@ -102,6 +103,17 @@ async def test_batches_that_meet_in_any_order_are_both_stored(stack: Stack, engi
     assert sum(one.result().json()["stored"] for one in sent) == 9
 
 
+async def test_a_fact_that_no_rule_reads_is_kept_with_a_warning(stack: Stack, engine: AsyncEngine) -> None:
+    given = [
+        {"source": "desk", "ticker": ticker, "name": name, "value": "available", "as_of": "2010-01-04T15:00:00Z"}
+        for ticker, name in (("AAPL", "borow"), ("IBM", "borow"), ("IBM", "borrow"))
+    ]
+    answer = await send(stack, "facts", given)
+    assert (answer.status_code, answer.json()["stored"]) == (200, 3)
+    assert answer.json()["warnings"] == ["borow: no rule reads this name"]
+    assert len(await rows(engine, "facts")) == 3
+
+
 async def test_a_post_is_kept_as_it_was(stack: Stack, engine: AsyncEngine) -> None:
     await send(stack, "social", [POST])
     (row,) = await rows(engine, "social")
@@ -120,7 +132,7 @@ async def test_a_fact_without_an_id_is_known_by_ticker_name_and_time(stack: Stac
     same_time = {**FACT, "as_of": "2010-01-03T19:00:00-05:00"}
     later = {**FACT, "as_of": "2010-01-05T00:00:00Z", "value": "2010-01-26"}
     answer = await send(stack, "facts", [FACT, same_time, later])
-    assert answer.json() == {"received": 3, "stored": 2, "known": 1}
+    assert answer.json() == {"received": 3, "stored": 2, "known": 1, "warnings": []}
     assert [row["value"] for row in await rows(engine, "facts")] == ["2010-01-25", "2010-01-26"]
 
 

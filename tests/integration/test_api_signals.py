@@ -78,7 +78,7 @@ async def test_a_signal_has_its_fields_and_the_llm_part_as_stored(stack: Stack, 
     llm = {"v": 1, "policy": {"raw": '{"allow": true}', "decision": None}, "rationale": {"text": "naïve “x”"}}
     await put(engine, day="2010-01-04", features=json.dumps({"llm": llm, "other": 1}))
     (signal,) = await latest(stack)
-    assert set(signal) == {"as_of", "ts", "ticker", "horizon", "model", "mean", "lower", "upper", "llm"}
+    assert set(signal) == {"feed", "as_of", "ts", "ticker", "horizon", "model", "mean", "lower", "upper", "llm"}
     assert signal["as_of"] == "2010-01-04T00:00:00Z"
     assert (signal["ticker"], signal["horizon"], signal["model"]) == ("AAPL", "1d", "theta")
     assert (signal["mean"], signal["lower"], signal["upper"]) == (101.5, 99.0, 104.0)
@@ -146,6 +146,20 @@ async def test_text_the_database_cannot_take_is_the_callers_fault(stack: Stack, 
     await put(engine, day="2010-01-04")
     for path in ("/signals/latest?horizon=%00", "/signals/latest?tickers=A%00", "/llm/admin/calls?prompt_key=%00"):
         assert (await stack.http.get(path)).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/signals/latest?ticker=AAPL", "ticker"),
+        ("/llm/admin/calls?sucess=false", "sucess"),
+        ("/llm/admin/stats?hour=2", "hour"),
+    ],
+)
+async def test_unknown_parameters_are_refused_by_name(stack: Stack, path: str, name: str) -> None:
+    answer = await stack.http.get(path)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == f"{name}: this route has no such parameter"
 
 
 async def test_too_many_tickers_are_refused_by_name(stack: Stack) -> None:

@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from libs.judgement.types import Decision, Inputs, Judgement, RulesVerdict, Signal
 from libs.llm.types import Answer, AnswerStatus
 from services.forecast.assessor import keep_decision
 from services.forecast.judging import Case, Finished, Judges, row_of
+from services.forecast.tally import Tally
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 ALLOW = Decision(allow=True, reasons=(), flags=())
@@ -168,3 +170,27 @@ def test_an_answer_replaces_the_decision_whatever_it_says(status: AnswerStatus) 
     now = judgement(status, None)
     assert keep_decision(judgement("ok", ALLOW), now) is now
     assert keep_decision(None, now) is now
+
+
+async def test_the_log_counts_verdicts_in_one_line_and_warns_where_some_are_missing() -> None:
+    tally = Tally(every_s=0)
+    away = replace(answer("unavailable"), error="breaker_open: not asked: it quotes a prompt")
+    with capture_logs() as logged:
+        tally.count(judgement("ok", ALLOW))
+        await settle()
+        for policy in (answer("ok"), away, away, replace(answer("invalid"), error="not_json: {")):
+            tally.count(replace(judgement("ok", None), policy=policy))
+        tally.say()
+        tally.say()
+        await settle()
+    assert logged == [
+        {"event": "forecasts_judged", "log_level": "info", "ok": 1, "invalid": 0, "unavailable": 0},
+        {
+            "event": "forecasts_judged",
+            "log_level": "warning",
+            "ok": 1,
+            "invalid": 1,
+            "unavailable": 2,
+            "most_frequent_error": "breaker_open",
+        },
+    ]

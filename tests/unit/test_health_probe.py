@@ -144,3 +144,14 @@ async def test_closing_ends_a_completion_under_way(probe: HealthProbe, model: Mo
     await probe.close()
     with pytest.raises(asyncio.CancelledError):
         await caller
+
+
+async def test_latency_is_told_to_a_tenth_of_a_millisecond(probe: HealthProbe, model: Model, clock: Clock) -> None:
+    model.open.clear()
+    reading = asyncio.create_task(probe.read())
+    await asyncio.sleep(0)  # it starts the probe,
+    await asyncio.sleep(0)  # which asks
+    assert model.asked == 1
+    clock.now += 0.0123456
+    model.open.set()
+    assert (await reading).latency_ms == 12.3

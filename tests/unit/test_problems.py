@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel
 from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from structlog.testing import capture_logs
 
 from libs.http_app import Edge, frame
@@ -47,6 +48,8 @@ def build(tmp_path: Path) -> FastAPI:
         raise {
             "away": OperationalError("select", {}, Exception("gone")),
             "refused": ConnectionRefusedError(111, "refused"),
+            "slow": TimeoutError(),
+            "crowded": PoolTimeout(),
             "bug": IntegrityError("insert", {}, Exception("twice")),
         }[kind]
 
@@ -118,6 +121,18 @@ async def test_a_database_away_is_503_and_a_mistake_of_ours_500(
     http: httpx.AsyncClient, kind: str, status: int
 ) -> None:
     assert_problem(await http.get(f"/database/{kind}"), status)
+
+
+@pytest.mark.parametrize(
+    ("kind", "detail"),
+    [
+        ("away", "the database cannot be reached at the moment"),
+        ("slow", "the database did not answer within 5 s"),
+        ("crowded", "no connection to the database came free within 5 s"),
+    ],
+)
+async def test_a_database_away_says_which_limit_ended_it(http: httpx.AsyncClient, kind: str, detail: str) -> None:
+    assert assert_problem(await http.get(f"/database/{kind}"), 503)["detail"] == detail
 
 
 async def test_a_bug_is_a_problem_with_the_id_of_its_log_line(http: httpx.AsyncClient) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,6 +81,57 @@ def test_a_signal_ends_a_server_gracefully(number: signal.Signals) -> None:
     assert "abc" not in err
 
 
+SLOW = (
+    PROLOGUE
+    + """
+from fastapi import FastAPI
+from libs.http_app import Edge
+app = FastAPI()
+@app.get("/slow")
+async def slow():
+    print("asked", flush=True)
+    await asyncio.sleep(600)
+process.DRAIN_S = 0
+async def main(stop):
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(process.serve(Edge(app, max_body_bytes=9), host="127.0.0.1", port=0, stop=stop))
+process.run(main, service="probe")
+"""
+)
+
+
+def test_a_request_cut_by_the_stop_gets_a_problem_and_leaves_no_traceback() -> None:
+    with started(SLOW) as process, ThreadPoolExecutor() as pool:
+        port = listening_port(process)
+        asked = pool.submit(httpx.get, f"http://127.0.0.1:{port}/slow", timeout=60)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGTERM)
+        answer = asked.result()
+        _, err = process.communicate(timeout=30)
+    assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+    assert "stopping" in answer.json()["detail"]
+    assert "x-request-id" in answer.headers
+    assert process.returncode == 0
+    assert "Traceback" not in err
+    assert "request_cut_by_the_stop" in err
+
+
+def test_a_start_that_fails_beside_its_server_says_one_line_and_no_traceback() -> None:
+    code = (
+        "from libs.settings import SettingsError\n"
+        "async def work():\n    await asyncio.sleep(0.2)\n    raise SettingsError('LLM_X: wrong')\n"
+        "async def main(stop):\n    async with asyncio.TaskGroup() as tasks:\n"
+        "        tasks.create_task(process.serve(probe_app({}), host='127.0.0.1', port=0, stop=stop))\n"
+        "        tasks.create_task(work())\n"
+        "process.run(main, service='probe')"
+    )
+    ended = run(code)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1] == "probe: LLM_X: wrong"
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_second_signal_ends_what_does_not_listen_to_the_first() -> None:
     code = PROLOGUE + (
         "async def main(stop):\n    print('up', flush=True)\n    await stop.wait()\n    print('told', flush=True)\n"
@@ -92,8 +144,21 @@ def test_a_second_signal_ends_what_does_not_listen_to_the_first() -> None:
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == "told\n"
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        _, err = process.communicate(timeout=30)
     assert process.returncode == 0
+    assert [json.loads(line)["event"] for line in err.splitlines()] == ["stopping", "cancelled_by_second_signal"]
+
+
+def test_what_overruns_its_grace_is_said_to_have_overrun() -> None:
+    code = (
+        "process.GRACE_S = 0.1\n"
+        "async def main(stop):\n    import os, signal\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    await asyncio.sleep(600)\n"
+        "process.run(main, service='probe')"
+    )
+    ended = run(code)
+    assert ended.returncode == 0
+    assert [json.loads(line)["event"] for line in ended.stderr.splitlines()] == ["stopping", "grace_ran_out"]
 
 
 def test_a_taken_port_is_named_with_what_to_do() -> None:

@@ -1,4 +1,4 @@
-"""The breaker: what opens it, how long, and that one probe decides."""
+"""The breaker: what opens it, how long, and that a trial call decides."""
 
 import pytest
 
@@ -38,7 +38,8 @@ def test_opens_at_the_number_of_failures_and_says_why(breaker: Breaker) -> None:
     assert breaker.state is BreakerState.CLOSED
     fail(breaker, 1)
     assert breaker.state is BreakerState.OPEN
-    with pytest.raises(BreakerOpen, match="it broke"):
+    says = r"^not asked: failed 3 times in 10 s \(last: it broke\); trying again in 5 s$"
+    with pytest.raises(BreakerOpen, match=says):
         breaker.enter()
 
 
@@ -60,12 +61,13 @@ def test_after_the_rest_one_probe_passes_and_its_success_closes(breaker: Breaker
     fail(breaker, 3)
     clock.now += RULES.rest_s
     assert breaker.state is BreakerState.HALF_OPEN
-    assert breaker.enter() is True
-    with pytest.raises(BreakerOpen, match="probe"):
+    trial = breaker.enter()
+    assert trial
+    with pytest.raises(BreakerOpen, match=r"^not asked: one trial call is under way after: failed 3 times"):
         breaker.enter()
-    breaker.succeeded(probe=True)
+    breaker.succeeded(probe=trial)
     assert breaker.state is BreakerState.CLOSED
-    assert breaker.enter() is False
+    assert not breaker.enter()
 
 
 def test_a_failed_probe_doubles_the_rest_up_to_the_longest(breaker: Breaker, clock: Clock) -> None:
@@ -84,7 +86,7 @@ def test_a_probe_that_tells_nothing_lets_the_next_one_try(breaker: Breaker, cloc
     fail(breaker, 3)
     clock.now += RULES.rest_s
     breaker.undecided(probe=breaker.enter())
-    assert breaker.enter() is True
+    assert breaker.enter()
 
 
 def test_late_answers_of_earlier_calls_do_not_close_it(breaker: Breaker) -> None:
@@ -97,11 +99,46 @@ def test_it_can_be_tripped_and_its_rest_ended_from_outside(breaker: Breaker) -> 
     breaker.trip("down: refused")
     with pytest.raises(BreakerOpen, match="down: refused"):
         breaker.check()
-    breaker.probe_next()
-    assert breaker.enter() is True
+    breaker.seen_back()
+    assert breaker.enter()
+
+
+def test_a_server_seen_back_gets_more_than_one_trial_and_the_first_answer_closes(breaker: Breaker) -> None:
+    breaker.trip("down: refused")
+    breaker.seen_back()
+    first, second = breaker.enter(), breaker.enter()
+    breaker.check()
+    assert first
+    breaker.succeeded(probe=second)
+    assert breaker.state is BreakerState.CLOSED
+
+
+def test_trials_that_fail_together_lengthen_the_rest_once(breaker: Breaker, clock: Clock) -> None:
+    breaker.trip("down: refused")
+    breaker.seen_back()
+    for trial in [breaker.enter() for _ in range(4)]:
+        breaker.failed("again", probe=trial)
+    clock.now += 2 * RULES.rest_s - 1
+    assert breaker.state is BreakerState.OPEN
+    with pytest.raises(BreakerOpen, match=r"a trial call failed .*again.*trying again in 1 s"):
+        breaker.check()
+    clock.now += 1
+    assert breaker.state is BreakerState.HALF_OPEN
+
+
+def test_a_trial_from_before_the_server_was_seen_back_does_not_open_it_again(breaker: Breaker, clock: Clock) -> None:
+    breaker.trip("down: frozen")
+    clock.now += RULES.rest_s
+    old = breaker.enter()
+    breaker.seen_back()
+    new = breaker.enter()
+    breaker.failed("timed out", probe=old)
+    assert breaker.state is BreakerState.HALF_OPEN
+    breaker.succeeded(probe=new)
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_ending_the_rest_of_a_closed_breaker_changes_nothing(breaker: Breaker) -> None:
-    breaker.probe_next()
+    breaker.seen_back()
     assert breaker.state is BreakerState.CLOSED
-    assert breaker.enter() is False
+    assert not breaker.enter()
