@@ -351,7 +351,7 @@ async def test_the_loop_stores_forecasts_of_an_exchange_through_an_outage(
         async with loop.running(engine, feed, how) as worker:
             rows = await until(engine, all_judged(1))
             assert [(row["feed"], row["ticker"], row["as_of"]) for row in rows] == [
-                ("ccxt:coinbaseexchange", "BTC/USD", hour - HOUR)
+                ("ccxt:coinbaseexchange:1h", "BTC/USD", hour - HOUR)
             ]
             server.trouble = Trouble.BROKEN
             async with asyncio.timeout(30):

@@ -198,8 +198,8 @@ async def test_too_little_history_and_no_symbols_are_named(recording: Recording)
 
 def test_an_exchange_has_one_run() -> None:
     feed = ExchangeFeed("kraken", TICKERS, exchange=RecordedExchange("http://x"), errors=(), timeframe=("1h", HOUR))
-    assert feed.run_name(None) == "ccxt:kraken"
-    assert feed.run_name(Run("ccxt:kraken", None, done=False)) == "ccxt:kraken"
+    assert feed.run_name(None) == "ccxt:kraken:1h"
+    assert feed.run_name(Run("ccxt:kraken:1h", None, done=False)) == "ccxt:kraken:1h"
 
 
 def test_without_ccxt_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

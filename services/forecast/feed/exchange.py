@@ -135,7 +135,7 @@ class ExchangeFeed:
     ) -> None:
         if not tickers:
             raise FeedError(f"FORECAST_TICKERS: name the symbols to follow on {name}, such as BTC/USDT,ETH/USDT")
-        self._name = name
+        self._place = f"ccxt:{name}"
         self._exchange = exchange
         self._errors = (*errors, OSError, TimeoutError)
         self._timeframe, self._length = timeframe
@@ -146,11 +146,11 @@ class ExchangeFeed:
 
     @property
     def source(self) -> str:
-        """`ccxt:` and the exchange's id."""
-        return f"ccxt:{self._name}"
+        """`ccxt:`, the exchange's id and the bars' length: bars of two lengths must never meet in one run."""
+        return f"{self._place}:{self._timeframe}"
 
     def run_name(self, previous: Run | None) -> str:
-        """An exchange has one run, for ever."""
+        """Bars of one length from one exchange have one run, for ever."""
         return self.source if previous is None else previous.name
 
     async def open(self) -> None:
@@ -158,11 +158,11 @@ class ExchangeFeed:
         await self._poll(self._clock() - self._length * (PAGE - 1))
         silent = [ticker for ticker, bars in self._bars.items() if not bars]
         if silent:
-            raise FeedUnreachableError(f"{self.source}: no closed bar of {self._timeframe} came of {', '.join(silent)}")
+            raise FeedUnreachableError(f"{self._place}: no closed bar of {self._timeframe} came of {', '.join(silent)}")
         short = [ticker for ticker, bars in self._bars.items() if len(bars) < MIN_BARS]
         if short:
             raise FeedError(
-                f"{self.source}: fewer than {MIN_BARS} closed bars of {self._timeframe} exist of {', '.join(short)}"
+                f"{self._place}: fewer than {MIN_BARS} closed bars of {self._timeframe} exist of {', '.join(short)}"
             )
 
     async def close(self) -> None:
@@ -222,12 +222,12 @@ class ExchangeFeed:
         answers = await asyncio.gather(*(self._fetch(ticker, since) for ticker in self._bars), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, self._errors):
-                raise FeedUnreachableError(f"{self.source}: {in_short(answer)}") from answer
+                raise FeedUnreachableError(f"{self._place}: {in_short(answer)}") from answer
             if isinstance(answer, BaseException):
                 raise answer
         fetched = [answer for answer in answers if not isinstance(answer, BaseException)]
         if not any(fetched):
-            raise FeedUnreachableError(f"{self.source}: the exchange answered without a single bar")
+            raise FeedUnreachableError(f"{self._place}: the exchange answered without a single bar")
         for ticker, bars in zip(self._bars, fetched, strict=True):
             self._bars[ticker].update(bars)
         self._known_from = since if self._known_from is None else min(since, self._known_from)

@@ -53,7 +53,7 @@ class Feed(Protocol):
 
     @property
     def source(self) -> str:
-        """What runs of this feed have in common: `replay`, `file:prices.csv`, `ccxt:kraken`."""
+        """What runs of this feed have in common: `replay`, `file:prices.csv`, `ccxt:kraken:1d`."""
         ...
 
     def run_name(self, previous: Run | None) -> str:
