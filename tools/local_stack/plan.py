@@ -82,7 +82,6 @@ def environment(settings: StackSettings, database_url: str) -> Mapping[str, str]
     known = {
         "DATABASE_URL": database_url,
         "LOCAL_STATE": str(settings.local_state.resolve()),
-        "API_URL": f"http://127.0.0.1:{settings.api_port}",
         "PYTHONUNBUFFERED": "1",
     }
     given = {name: value for name, value in os.environ.items() if value}
