@@ -78,12 +78,6 @@ class Conflict(Problem):
     status = HTTPStatus.CONFLICT
 
 
-class ContentTooLarge(Problem):
-    """The body exceeds the limit."""
-
-    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-
-
 class Unprocessable(Problem):
     """The request is well formed and its content is not acceptable."""
 
