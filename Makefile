@@ -46,11 +46,16 @@ bench: install-dev ## Speed as ratios in one run, CPU time per unit of work, and
 
 proof: install-dev ## The long proofs: a thousand examples per property, a night of faults, the benches
 	@HYPOTHESIS_PROFILE=proof $(BIN)/python -m pytest -n 2 tests/unit --timeout 1800
+	@HYPOTHESIS_PROFILE=proof $(BIN)/python -m pytest -n 0 tests/integration/test_openapi_fuzz.py --timeout 1800
 	@$(BIN)/python -m pytest -s tests/soak
 	@$(BIN)/python -m bench
 
-key: install ## Print a new key once: make key NAME=quant SCOPES=read,infer
-	@$(WITH_ENV) $(BIN)/python -m libs.keys "$(NAME)" "$(SCOPES)"
+# For /v1: MODELS=a,b PRIORITY=batch RPM=60 TPM=100000 CONCURRENT=8 CHOICES=8 CACHE=on RECORD=body
+key: install ## Print a new key once: make key NAME=quant SCOPES=read,infer (for /v1 also MODELS RPM TPM …)
+	@$(WITH_ENV) $(BIN)/python -m libs.keys "$(NAME)" "$(SCOPES)" $(if $(MODELS),--models "$(MODELS)") \
+		$(if $(PRIORITY),--priority "$(PRIORITY)") $(if $(RPM),--rpm "$(RPM)") $(if $(TPM),--tpm "$(TPM)") \
+		$(if $(CONCURRENT),--concurrent "$(CONCURRENT)") $(if $(CHOICES),--choices "$(CHOICES)") \
+		$(if $(CACHE),--cache "$(CACHE)") $(if $(RECORD),--record "$(RECORD)")
 
 psql: install ## Open psql on the stack that runs
 	@exec $(WITH_ENV) $(BIN)/python -m tools.local_stack.psql

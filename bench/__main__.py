@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHES = ("bench.ask", "bench.ask_wire", "bench.pipeline", "bench.storage", "bench.embedded_model")
+BENCHES = ("bench.ask", "bench.ask_wire", "bench.pipeline", "bench.storage", "bench.embedded_model", "bench.gateway")
 
 
 def main() -> int:

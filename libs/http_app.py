@@ -3,7 +3,6 @@
 import asyncio
 import re
 import time
-from collections.abc import Mapping
 from http import HTTPStatus
 
 import structlog
@@ -16,7 +15,7 @@ from uuid_utils import uuid7
 
 from libs import problems
 from libs.keys import KeyRing
-from libs.probes import PATHS, Check, probe_routes
+from libs.probes import PATHS, Checks, probe_routes
 
 LONGEST_LENGTH = 18  # digits; no body is an exabyte long, and Python refuses to read thousands of digits
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -106,7 +105,7 @@ def _route(scope: Scope) -> str:
     return path if path in PATHS else getattr(scope.get("route"), "path", "unmatched")
 
 
-def frame(*, title: str, keys: KeyRing, checks: Mapping[str, Check]) -> FastAPI:
+def frame(*, title: str, keys: KeyRing, checks: Checks) -> FastAPI:
     """A FastAPI app with problems and probes, and without routes of its own. Wrap it in `Edge` to serve it."""
     app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None, routes=probe_routes(checks))
     app.state.keys = keys

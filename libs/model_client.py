@@ -17,19 +17,21 @@ from libs.probes import Check, Degraded
 from libs.settings import load
 from libs.upstreams.pool import Upstreams
 from libs.upstreams.settings import UpstreamSettings
-from libs.upstreams.types import Role
+from libs.upstreams.types import Role, UpstreamStatus
 
 LEXI = "lexi"
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The road to the model and what lies along it."""
+    """The road to the model and what lies along it. `cache` is None where replies are not kept."""
 
     client: Client
     registry: Registry
     experiments: Experiments
     upstreams: Upstreams
+    recorder: Recorder
+    cache: ReplyCache | None
 
     @property
     def name(self) -> str:
@@ -37,22 +39,28 @@ class Model:
         return self.upstreams.model_of(LEXI)
 
     def checks(self) -> dict[str, Check]:
-        """For `/ready`: the prompts, and every upstream. A model that is away is yellow: we answer without it."""
+        """For `/ready`, as it is now: the prompts, the file of upstreams, and every upstream in it. Ask for them anew
+        each time, since entries come and go. A model that is away is yellow: we answer without it.
+        """
 
         async def prompts() -> str | None:
             drafts = [f"{prompt.key} {prompt.version}" for prompt in self.registry.drafts()]
             return Degraded(f"not released yet: {', '.join(drafts)}") if drafts else None
 
-        def upstream(name: str) -> Check:
-            async def check() -> str | None:
-                status = next(status for status in self.upstreams.status() if status.name == name)
-                if status.state in {"up", "busy"}:
-                    return None
-                return Degraded(f"{status.state}: {status.reason}" if status.reason else status.state)
+        async def upstreams_file() -> str | None:
+            return None if self.upstreams.trouble is None else Degraded(self.upstreams.trouble)
 
-            return check
+        checks: dict[str, Check] = {"prompts": prompts, "upstreams_file": upstreams_file}
+        return checks | {status.name: _check(status) for status in self.upstreams.status()}
 
-        return {"prompts": prompts, **{status.name: upstream(status.name) for status in self.upstreams.status()}}
+
+def _check(status: UpstreamStatus) -> Check:
+    async def check() -> str | None:
+        if status.state in {"up", "busy"}:
+            return None
+        return Degraded(f"{status.state}: {status.reason}" if status.reason else status.state)
+
+    return check
 
 
 @asynccontextmanager
@@ -71,12 +79,20 @@ async def open_model(engine: AsyncEngine, *, role: Role, state_dir: Path) -> Asy
         stack.push_async_callback(recorder.close)
         await upstreams.start()
         stack.push_async_callback(upstreams.close)
+        cache = ReplyCache(engine, ttl_s=settings.llm_cache_ttl_s) if settings.llm_cache_ttl_s > 0 else None
         client = Client(
             engine=upstreams,
             registry=registry,
             experiments=experiments,
-            cache=ReplyCache(engine, ttl_s=settings.llm_cache_ttl_s) if settings.llm_cache_ttl_s > 0 else None,
+            cache=cache,
             recorder=recorder,
             settings=settings,
         )
-        yield Model(client=client, registry=registry, experiments=experiments, upstreams=upstreams)
+        yield Model(
+            client=client,
+            registry=registry,
+            experiments=experiments,
+            upstreams=upstreams,
+            recorder=recorder,
+            cache=cache,
+        )

@@ -35,6 +35,10 @@ Check: TypeAlias = Callable[[], Awaitable[str | None]]
 """None when all is well, else the reason; a `Degraded` reason is yellow, any other is red."""
 
 
+Checks: TypeAlias = Mapping[str, Check] | Callable[[], Mapping[str, Check]]
+"""The lines of `/ready` by name, or what gives them each time it is asked for, where they come and go."""
+
+
 def database_checks(engine: AsyncEngine) -> dict[str, Check]:
     """The checks of a process that lives on Postgres: it answers, and its schema is new enough."""
 
@@ -69,14 +73,15 @@ async def _outcome(name: str, check: Check) -> tuple[bool, str]:
     return False, f"red    {name}: {reason}"
 
 
-def probe_routes(checks: Mapping[str, Check]) -> list[BaseRoute]:
+def probe_routes(checks: Checks) -> list[BaseRoute]:
     """The routes `/health`, `/ready` and `/metrics`. Checks run side by side, each bounded in time."""
 
     async def health(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def ready(_request: Request) -> Response:
-        outcomes = await asyncio.gather(*(_outcome(name, check) for name, check in checks.items()))
+        now = checks() if callable(checks) else checks
+        outcomes = await asyncio.gather(*(_outcome(name, check) for name, check in now.items()))
         lines = "".join(f"{line}\n" for _, line in outcomes)
         return PlainTextResponse(lines, status_code=200 if all(good for good, _ in outcomes) else 503)
 
@@ -86,6 +91,6 @@ def probe_routes(checks: Mapping[str, Check]) -> list[BaseRoute]:
     return [Route(path, endpoint) for path, endpoint in zip(PATHS, (health, ready, metrics), strict=True)]
 
 
-def probe_app(checks: Mapping[str, Check]) -> Starlette:
+def probe_app(checks: Checks) -> Starlette:
     """An app with the three routes alone, for a process without an API."""
     return Starlette(routes=probe_routes(checks))

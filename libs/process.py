@@ -1,6 +1,7 @@
 """How a process of ours lives: one event loop, a graceful end, and one clear line when it cannot start."""
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -18,6 +19,8 @@ from libs import telemetry
 GRACE_S = 8.0
 DRAIN_S = 3
 CUT_S = 0.5
+COLLECT_AFTER = 20_000
+"""Objects more than before at which garbage is looked for."""
 OUR_PACKAGES = ("libs.", "services.", "tools.")
 
 log = structlog.get_logger(__name__)
@@ -124,6 +127,17 @@ def _listen(host: str, port: int, variable: str) -> socket.socket:
     return listener
 
 
+def _calm_the_collector() -> None:
+    """Leave everything made at the start out of garbage collection, and look at the rest less often.
+
+    What a request makes is freed when it ends; looking for cycles after every 700 objects more would take an eighth of
+    the time of a busy process.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 20, 20)
+
+
 async def serve(app: ASGIApp, *, host: str, port: int, stop: asyncio.Event, variable: str = "") -> None:
     """Serve `app` inside the running loop until `stop` is set; answers under way get `DRAIN_S` seconds to finish.
 
@@ -142,6 +156,7 @@ async def serve(app: ASGIApp, *, host: str, port: int, stop: asyncio.Event, vari
         server_header=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=DRAIN_S,
+        proxy_headers=False,  # nobody reads a client's address, and the layer costs on each request
     )
     server = _Server(config)
     log.info("listening", host=host, port=listener.getsockname()[1])
@@ -151,6 +166,7 @@ async def serve(app: ASGIApp, *, host: str, port: int, stop: asyncio.Event, vari
         server.should_exit = True
 
     ender = asyncio.create_task(end())
+    _calm_the_collector()
     try:
         await server.serve(sockets=[listener])
         if cut := set(server.server_state.tasks):

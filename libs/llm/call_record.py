@@ -1,11 +1,14 @@
-"""One call to a model as it is kept, and its two rows: narrow (`llm_calls`) and whole (`llm_bodies`)."""
+"""One call to a model as it is kept, and its two rows: narrow (`llm_calls`) and whole (`llm_bodies`).
+
+A row is a tuple in the order of its columns, made once and handed to the driver as it is.
+"""
 
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
 import orjson
@@ -61,38 +64,119 @@ class CallRecord:
     time: TimeSplit = field(default_factory=TimeSplit)
 
 
-def row_of(record: CallRecord, service: str) -> dict[str, Any]:
-    """The columns of both tables as JSON can carry them (ids and times as text, documents as JSON text)."""
-    return {
-        "ts": time_of(record.id).isoformat(),
-        "id": str(record.id),
-        "service": service,
-        "prompt_key": record.prompt_key,
-        "prompt_version": record.prompt_version,
-        "prompt_hash": record.prompt_hash,
-        "arm": record.arm,
-        "upstream": record.upstream,
-        "model": record.model,
-        "subject": storable_text(record.subject),
-        "success": record.status == "ok",
-        "status": record.status,
-        "error": None if record.error is None else storable_text(record.error),
-        "cached": record.cached,
-        "attempts": record.attempts,
-        "repaired": record.repaired,
-        "retry_of": None if record.retry_of is None else str(record.retry_of),
-        "queue_ms": record.time.queue_ms,
-        "connect_ms": record.time.connect_ms,
-        "first_token_ms": record.time.first_token_ms,
-        "total_ms": record.time.total_ms,
-        "tokens_in": record.usage.tokens_in,
-        "tokens_out": record.usage.tokens_out,
-        "finish_reason": storable_text(record.finish_reason),
-        "messages": _json([{"role": message.role, "content": message.content} for message in record.messages]),
-        "sampling": _json({name: getattr(record.sampling, name) for name in _SAMPLING_FIELDS}),
-        "inputs": None if record.inputs is None else _json(record.inputs),
-        "reply": storable_text(record.reply),
-    }
+class CallRow(NamedTuple):
+    """One row of `llm_calls`. `caller` is the name of a key, empty for the house's own calls."""
+
+    ts: datetime
+    id: UUID
+    service: str
+    prompt_key: str
+    prompt_version: str
+    prompt_hash: str
+    arm: str
+    upstream: str
+    model: str
+    subject: str
+    success: bool
+    status: CallStatus
+    error: str | None
+    cached: bool
+    attempts: int
+    repaired: bool
+    retry_of: UUID | None
+    queue_ms: float
+    connect_ms: float
+    first_token_ms: float
+    total_ms: float
+    tokens_in: int
+    tokens_out: int
+    finish_reason: str
+    caller: str = ""
+    request_id: str = ""
+    http_status: int | None = None
+    streamed: bool = False
+
+
+class BodyRow(NamedTuple):
+    """One row of `llm_bodies`; documents are JSON text."""
+
+    ts: datetime
+    id: UUID
+    messages: str
+    sampling: str
+    inputs: str | None
+    reply: str
+
+    @property
+    def size(self) -> int:
+        """Characters kept."""
+        return len(self.messages) + len(self.sampling) + len(self.inputs or "") + len(self.reply)
+
+
+class Kept(NamedTuple):
+    """What is kept of one call; `body` is None where bodies are not."""
+
+    call: CallRow
+    body: BodyRow | None = None
+
+
+def rows_of(record: CallRecord, service: str) -> Kept:
+    """The rows of a call of the house's own."""
+    ts = time_of(record.id)
+    call = CallRow(
+        ts=ts,
+        id=record.id,
+        service=service,
+        prompt_key=record.prompt_key,
+        prompt_version=record.prompt_version,
+        prompt_hash=record.prompt_hash,
+        arm=record.arm,
+        upstream=record.upstream,
+        model=record.model,
+        subject=storable_text(record.subject),
+        success=record.status == "ok",
+        status=record.status,
+        error=None if record.error is None else storable_text(record.error),
+        cached=record.cached,
+        attempts=record.attempts,
+        repaired=record.repaired,
+        retry_of=record.retry_of,
+        queue_ms=record.time.queue_ms,
+        connect_ms=record.time.connect_ms,
+        first_token_ms=record.time.first_token_ms,
+        total_ms=record.time.total_ms,
+        tokens_in=record.usage.tokens_in,
+        tokens_out=record.usage.tokens_out,
+        finish_reason=storable_text(record.finish_reason),
+    )
+    body = BodyRow(
+        ts=ts,
+        id=record.id,
+        messages=json_text([{"role": message.role, "content": message.content} for message in record.messages]),
+        sampling=json_text({name: getattr(record.sampling, name) for name in _SAMPLING_FIELDS}),
+        inputs=None if record.inputs is None else json_text(record.inputs),
+        reply=storable_text(record.reply),
+    )
+    return Kept(call, body)
+
+
+def line_of(kept: Kept) -> bytes:
+    """Both rows as one line of JSON."""
+    columns = kept.call._asdict() | ({} if kept.body is None else kept.body._asdict())
+    return orjson.dumps(columns)
+
+
+def kept_of(columns: Mapping[str, Any]) -> Kept:
+    """The rows of a line as `line_of` wrote it, in this release or an earlier one. Only `ts` and `id` must be there.
+
+    What else is missing or of a wrong type is left for the database to refuse.
+    """
+    ts, call_id = datetime.fromisoformat(columns["ts"]).astimezone(UTC), UUID(columns["id"])
+    given = {**CallRow._field_defaults, **columns, "ts": ts, "id": call_id}
+    call = CallRow(*(given.get(name) for name in CallRow._fields))  # pyright: ignore[reportArgumentType]
+    if "messages" not in columns:
+        return Kept(call)
+    return Kept(call, BodyRow(*(given.get(name) for name in BodyRow._fields)))  # pyright: ignore[reportArgumentType]
 
 
 def storable_text(text: str) -> str:
@@ -102,7 +186,7 @@ def storable_text(text: str) -> str:
     return "".join(char if is_storable(char) else REPLACEMENT for char in text)
 
 
-def _json(value: Any) -> str:
+def json_text(value: Any) -> str:
     """JSON text that Postgres takes as jsonb. What JSON has no form for (dates, decimals) is written as text."""
     try:
         encoded = orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)
@@ -110,7 +194,10 @@ def _json(value: Any) -> str:
             return encoded.decode()
     except (TypeError, ValueError):
         pass
-    return json.dumps(_storable(value), ensure_ascii=False, default=str)
+    try:
+        return json.dumps(_storable(value), ensure_ascii=False, default=str)
+    except RecursionError:
+        return '"nested too deeply to be kept"'
 
 
 def _storable(value: Any) -> Any:

@@ -1,72 +1,52 @@
 """The one recorder of model calls: bounded, batched, never in the caller's way.
 
-`record()` puts a call into a bounded queue. One task writes what is there in batches, two statements each. While the
-database is away, batches go to the spool on disk and come back from it afterwards; `on conflict do nothing` makes
-every replay harmless. What is lost is counted: the oldest calls of an overfull queue or spool, torn lines, and rows
-that the database refuses for their content. A `kill -9` of the process loses at most what arrived within the last
-`GATHER_S` seconds.
+Rows are made when a call is recorded and wait in a queue bounded in calls and in characters. One task writes what is
+there in batches: soon when little happens, in larger ones under load, where a batch costs more than its rows. While
+the database is away, batches go to the spool on disk and come back from it afterwards; what is stored already is not
+stored twice, which makes every replay harmless. What is lost is counted: the oldest calls of an overfull queue or
+spool, torn lines, and rows that the database refuses for their content. A `kill -9` of the process loses at most what
+arrived within the last `GATHER_S + BUSY_GATHER_S` seconds.
 """
 
 import asyncio
 import time
 from collections import deque
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import orjson
+import asyncpg
 import structlog
 from prometheus_client import Counter, Gauge
-from sqlalchemy import text
-from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from libs.llm.call_record import CallRecord, row_of
+from libs.llm.call_record import BodyRow, CallRecord, CallRow, Kept, kept_of, line_of, rows_of
+from libs.llm.call_store import CallStore, is_refused
 from libs.llm.spool import DEFAULT_CAP_BYTES, Spool, read_segment
 
 log = structlog.get_logger(__name__)
 
-QUEUE_LIMIT = 5_000
-BATCH = 200
+QUEUE_LIMIT = 20_000
+QUEUE_CHARACTERS = 64 * 1024 * 1024
+"""How much text of prompts and replies may wait."""
+BATCH = 1_000
+BATCH_CHARACTERS = 4 * 1024 * 1024
+REPLAY_BATCH = 200
 GATHER_S = 0.1
+BUSY = 25
+"""So many calls within `GATHER_S` are a load: the next ones are waited for."""
+BUSY_GATHER_S = 0.4
 WRITE_TIMEOUT_S = 5.0
 REST_S = 1.0
 CLOSE_S = 5.0
-NO_PARTITION = "23514"
+
+TROUBLE = (
+    SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError, TypeError,
+    OverflowError,
+)  # fmt: skip
 
 records_total = Counter("lexi_llm_records_total", "Model calls by what became of their record", ["outcome"])
 records_queued = Gauge("lexi_llm_records_queued", "Model calls waiting to be written")
-
-_CALL_COLUMNS = {
-    "ts": "timestamptz", "id": "uuid", "service": "text", "prompt_key": "text", "prompt_version": "text",
-    "prompt_hash": "text", "arm": "text", "upstream": "text", "model": "text", "subject": "text", "success": "boolean",
-    "status": "text", "error": "text", "cached": "boolean", "attempts": "smallint", "repaired": "boolean",
-    "retry_of": "uuid", "queue_ms": "real", "connect_ms": "real", "first_token_ms": "real", "total_ms": "real",
-    "tokens_in": "integer", "tokens_out": "integer", "finish_reason": "text",
-}  # fmt: skip
-_BODY_COLUMNS = {
-    "ts": "timestamptz", "id": "uuid", "messages": "jsonb", "sampling": "jsonb", "inputs": "jsonb", "reply": "text"
-}  # fmt: skip
-
-
-def _insert(table: str, columns: dict[str, str]) -> str:
-    """An insert of many rows from one array per column. Documents travel as text and are cast row by row."""
-    arrays = ", ".join(f"cast(:{name} as {'text' if kind == 'jsonb' else kind}[])" for name, kind in columns.items())
-    taken = ", ".join(f"{name}::jsonb" if kind == "jsonb" else name for name, kind in columns.items())
-    return (
-        f"insert into {table} ({', '.join(columns)}) select {taken} "
-        f"from unnest({arrays}) as given({', '.join(columns)}) on conflict do nothing"
-    )
-
-
-INSERT_CALLS = text(_insert("llm_calls", _CALL_COLUMNS))
-INSERT_BODIES = text(_insert("llm_bodies", _BODY_COLUMNS))
-ENSURE_PARTITIONS = text(
-    "select ensure_partition('llm_calls', 'day', cast(:moment as timestamptz)), "
-    "ensure_partition('llm_bodies', 'day', cast(:moment as timestamptz))"
-)
-
-Row = dict[str, Any]
 
 
 class Recorder:
@@ -82,27 +62,43 @@ class Recorder:
         spool_bytes: int = DEFAULT_CAP_BYTES,
         rest_s: float = REST_S,
     ) -> None:
-        self._engine = engine
-        self._service = service
+        self.service = service
+        self._store = CallStore(engine)
         self._spool = Spool(state_dir / "spool", service, cap_bytes=spool_bytes)
-        self._queue: deque[CallRecord] = deque()
+        self._queue: deque[Kept] = deque()
         self._queue_limit = queue_limit
+        self._characters = 0
         self._rest_s = rest_s
         self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._closing = False
         self._away = False
         self._retry_at = 0.0
-        self._days: set[str] = set()
         self._busy = False
         self._task: asyncio.Task[None] | None = None
 
     def record(self, call: CallRecord) -> None:
-        """Take a call to be kept. Never blocks, never raises; the oldest waiting call goes when the queue is full."""
-        if len(self._queue) >= self._queue_limit:
-            self._queue.popleft()
+        """Take a call of the house's own to be kept, with its bodies. Never blocks, never raises."""
+        try:
+            kept = rows_of(call, self.service)
+        except Exception:
+            records_total.labels("refused").inc()
+            log.exception("call_not_recordable", id=str(call.id))
+            return
+        self.keep(kept.call, kept.body)
+
+    def keep(self, call: CallRow, body: BodyRow | None = None) -> None:
+        """Take the rows of a call. Never blocks, never raises; the oldest waiting calls go when the queue is full."""
+        queue = self._queue
+        queue.append(Kept(call, body))
+        if body is not None:
+            self._characters += body.size
+        while len(queue) > self._queue_limit or (self._characters > QUEUE_CHARACTERS and len(queue) > 1):
+            self._next()
             records_total.labels("dropped").inc()
-        self._queue.append(call)
         self._wake.set()
+        if len(queue) >= BATCH:
+            self._hurry.set()
 
     async def start(self) -> None:
         """Begin to write; what an earlier process left in the spool goes first."""
@@ -113,6 +109,7 @@ class Recorder:
         """Write what waits, to the spool if the database does not take it, and stop."""
         self._closing = True
         self._wake.set()
+        self._hurry.set()
         if self._task is None:
             return
         try:
@@ -121,19 +118,21 @@ class Recorder:
         except TimeoutError:
             log.warning("recorder_closed_slowly", timeout_s=CLOSE_S)
         finally:
-            await self._to_spool([row_of(call, self._service) for call in self._take(len(self._queue))])
+            while self._queue:
+                await self._to_spool(self._take())
 
     async def flush(self) -> None:
         """Return when everything recorded so far is written or spooled."""
         while self._queue or self._busy:
             self._wake.set()
+            self._hurry.set()
             await asyncio.sleep(0.01)
 
     async def _run(self) -> None:
         await self._replay()
         while not self._closing or self._queue:
             await self._wait()
-            rows = [row_of(call, self._service) for call in self._take(BATCH)]
+            rows = self._take()
             self._busy = bool(rows)
             try:
                 await self._keep(rows)
@@ -151,15 +150,37 @@ class Recorder:
                     await self._wake.wait()
             except TimeoutError:
                 return
-        if len(self._queue) < BATCH and not self._closing:
-            await asyncio.sleep(GATHER_S)
+        self._hurry.clear()
+        await self._gather(GATHER_S)
+        if len(self._queue) >= BUSY:
+            await self._gather(BUSY_GATHER_S)
 
-    def _take(self, most: int) -> list[CallRecord]:
-        taken = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
+    async def _gather(self, seconds: float) -> None:
+        """Let calls come together for a batch, unless it is full or somebody waits."""
+        if len(self._queue) >= BATCH or self._hurry.is_set() or self._closing:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+        except TimeoutError:
+            return
+
+    def _next(self) -> Kept:
+        kept = self._queue.popleft()
+        if kept.body is not None:
+            self._characters -= kept.body.size
+        return kept
+
+    def _take(self) -> list[Kept]:
+        """The next batch, oldest first."""
+        taken: list[Kept] = []
+        least = self._characters - BATCH_CHARACTERS
+        while self._queue and len(taken) < BATCH and (self._characters > least or not taken):
+            taken.append(self._next())
         records_queued.set(len(self._queue))
         return taken
 
-    async def _keep(self, rows: list[Row]) -> None:
+    async def _keep(self, rows: list[Kept]) -> None:
         """Write rows, or spool them; after a success, bring back what the spool holds.
 
         After a failure the database is left alone for a while: one that hangs must not hold up every batch.
@@ -169,7 +190,7 @@ class Recorder:
         elif (not rows or await self._write_or_spool(rows)) and self._away:
             await self._replay()
 
-    async def _write_or_spool(self, rows: list[Row]) -> bool:
+    async def _write_or_spool(self, rows: list[Kept]) -> bool:
         """Write fresh rows; False when they went to the spool instead, as they do when the recorder is cut short."""
         try:
             written = await self._write(rows, outcome="written")
@@ -193,26 +214,26 @@ class Recorder:
         self._away = False
 
     async def _replay_segment(self, segment: Path) -> bool:
-        groups = read_segment(segment, size=BATCH)
+        groups = read_segment(segment, size=REPLAY_BATCH)
         while (group := await asyncio.to_thread(next, groups, None)) is not None:
-            rows, torn = group
+            lines, torn = group
+            rows = [kept_of(columns) for columns in lines]
             if torn:
                 records_total.labels("torn").inc(torn)
                 log.warning("spool_lines_torn", count=torn)
             if rows and not await self._write(rows, outcome="replayed"):
                 return False
-            if len(self._queue) >= BATCH:  # a long spool must not make the queue overflow
-                fresh = [row_of(call, self._service) for call in self._take(BATCH)]
-                if not await self._write_or_spool(fresh):
-                    return False
+            # A long spool must not make the queue overflow.
+            if len(self._queue) >= BATCH and not await self._write_or_spool(self._take()):
+                return False
         return True
 
-    async def _to_spool(self, rows: list[Row]) -> None:
+    async def _to_spool(self, rows: list[Kept]) -> None:
         if not rows:
             return
         self._away = True
         try:
-            lost = await asyncio.to_thread(self._spool.append, [orjson.dumps(row) for row in rows])
+            lost = await asyncio.to_thread(self._spool.append, [line_of(row) for row in rows])
         except OSError as error:
             records_total.labels("dropped").inc(len(rows))
             log.exception("spool_not_writable", error=str(error), lost=len(rows))
@@ -222,14 +243,13 @@ class Recorder:
             records_total.labels("dropped").inc(lost)
             log.warning("spool_full", lost=lost)
 
-    async def _write(self, rows: list[Row], *, outcome: str) -> bool:
+    async def _write(self, rows: list[Kept], *, outcome: Literal["written", "replayed"]) -> bool:
         """Insert rows; False when the database is away. A row that it refuses for its content is dropped alone."""
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await self._insert(rows)
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
-            self._days.clear()
-            if not _is_refused(error):
+                await self._store.insert(rows, again=outcome == "replayed")
+        except TROUBLE as error:
+            if not is_refused(error):
                 self._retry_at = time.monotonic() + self._rest_s
                 log.warning("calls_not_written", error=type(error).__name__, rows=len(rows))
                 return False
@@ -238,46 +258,12 @@ class Recorder:
             return True
         if len(rows) == 1:
             records_total.labels("refused").inc()
-            log.error("call_refused_by_database", id=rows[0].get("id"))
+            log.error("call_refused_by_database", id=str(rows[0].call.id))
             return True
         middle = len(rows) // 2
         return await self._write(rows[:middle], outcome=outcome) and await self._write(rows[middle:], outcome=outcome)
-
-    async def _insert(self, rows: list[Row]) -> None:
-        for row in rows:
-            await self._ensure_day(str(row["ts"]))
-        async with self._engine.begin() as connection:
-            await _insert_rows(connection, rows)
-
-    async def _ensure_day(self, ts: str) -> None:
-        """The partitions of a row's day, made in a transaction of its own and remembered."""
-        if ts[:10] in self._days:
-            return
-        async with self._engine.begin() as connection:
-            await connection.execute(ENSURE_PARTITIONS, {"moment": datetime.fromisoformat(ts).astimezone(UTC)})
-        self._days.add(ts[:10])
-
-
-def _is_refused(error: Exception) -> bool:
-    """Whether the database spoke against the data itself (SQLSTATE classes 22 and 23), not against being asked.
-
-    A row without a partition counts as the database's trouble: the partition is made again at the next try.
-    """
-    if not isinstance(error, DBAPIError):
-        return False
-    state = getattr(error.orig, "sqlstate", None)
-    if state == NO_PARTITION:
-        return False
-    return isinstance(error, DataError) or (isinstance(state, str) and state[:2] in {"22", "23"})
 
 
 def _report_death(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("recorder_died", exc_info=error)
-
-
-async def _insert_rows(connection: AsyncConnection, rows: list[Row]) -> None:
-    given: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in {**_CALL_COLUMNS, **_BODY_COLUMNS}}
-    given["ts"] = [datetime.fromisoformat(moment) for moment in given["ts"]]
-    await connection.execute(INSERT_CALLS, {name: given[name] for name in _CALL_COLUMNS})
-    await connection.execute(INSERT_BODIES, {name: given[name] for name in _BODY_COLUMNS})

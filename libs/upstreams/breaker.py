@@ -53,12 +53,21 @@ class Breaker:
             return BreakerState.CLOSED
         return BreakerState.HALF_OPEN if self._clock() - self._opened_at >= self._rest_s else BreakerState.OPEN
 
+    @property
+    def passes(self) -> bool:
+        """Whether a call would be let through now."""
+        if self._opened_at is None:
+            return True
+        return self.state is BreakerState.HALF_OPEN and (not self._trials or self._seen_back)
+
     def check(self) -> None:
         """Raise `BreakerOpen` if a call would not be let through now."""
+        if self._opened_at is None:
+            return
         state = self.state
         if state is BreakerState.OPEN:
-            left = self._rest_s - (self._clock() - (self._opened_at or 0.0))
-            raise BreakerOpen(f"not asked: {self.reason}; trying again in {max(1, ceil(left))} s")
+            left = max(1, ceil(self._rest_s - (self._clock() - self._opened_at)))
+            raise BreakerOpen(f"not asked: {self.reason}; trying again in {left} s", retry_after_s=left)
         if state is BreakerState.HALF_OPEN and self._trials and not self._seen_back:
             raise BreakerOpen(f"not asked: one trial call is under way after: {self.reason}")
 

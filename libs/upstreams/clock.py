@@ -4,7 +4,9 @@ Times are seconds of `time.monotonic`, which the event loop's timers go by too. 
 milliseconds and stands still within a pass.)
 """
 
-from libs.upstreams.errors import DeadlineExceeded, FirstTokenTimeout, IdleTimeout, UpstreamError
+from time import monotonic
+
+from libs.upstreams.errors import ConnectFailed, DeadlineExceeded, FirstTokenTimeout, IdleTimeout, UpstreamError
 from libs.upstreams.types import TimeLimits, TimeSplit
 
 TIMER_GRAIN_S = 0.005
@@ -27,6 +29,7 @@ class CallClock:
         "started_at",
         "total_due",
         "waited_s",
+        "whole",
     )
 
     def __init__(self, limits: TimeLimits, now: float) -> None:
@@ -34,8 +37,13 @@ class CallClock:
         self.started_at = now
         self.total_due = self.due = now + limits.total_s
         self.queued_s = self.connected_s = self.waited_s = 0.0
+        self.whole = False
         self.sent_at: float | None = None
         self.begun_at: float | None = None
+
+    def expect_whole(self) -> None:
+        """The answer will come in one piece: its first byte is its last, so that only the total bounds it."""
+        self.whole = True
 
     def queued(self, seconds: float) -> None:
         """Time spent in line for a slot."""
@@ -50,12 +58,21 @@ class CallClock:
         """Whether the total is used up, but for what timers round off."""
         return now >= self.total_due - TIMER_GRAIN_S
 
+    def check(self, now: float) -> None:
+        """Raise `DeadlineExceeded` if the total is used up."""
+        if self.spent(now):
+            raise self.exhausted()
+
+    def unreachable(self, error: ConnectFailed) -> UpstreamError:
+        """What a failure to connect means: where the time left was too short to connect in, nothing but that."""
+        return self.exhausted() if self.spent(monotonic()) else error
+
     def sent(self, now: float, *, connected_s: float) -> None:
         """The request is out: from now the first token is due."""
         self.connected_s = connected_s
         self.waited_s += connected_s
         self.sent_at = now
-        self.due = min(now + self.limits.first_token_s, self.total_due)
+        self.due = self.total_due if self.whole else min(now + self.limits.first_token_s, self.total_due)
 
     def moved(self, now: float) -> None:
         """An event of the answer came: the next one is due."""
@@ -67,10 +84,14 @@ class CallClock:
         """The error for a wait that ended at `due`."""
         limits = self.limits
         if self.due >= self.total_due:
-            return DeadlineExceeded(f"not answered within {limits.total_s:g} s in all")
+            return self.exhausted()
         if self.begun_at is None:
             return FirstTokenTimeout(f"no token within {limits.first_token_s:g} s")
         return IdleTimeout(f"silent for {limits.idle_s:g} s in the middle of the answer")
+
+    def exhausted(self) -> DeadlineExceeded:
+        """The error for a call whose total is used up."""
+        return DeadlineExceeded(f"not answered within {self.limits.total_s:g} s in all")
 
     def split(self, now: float) -> TimeSplit:
         """Where the time went. `first_token_ms` counts from the start of the call."""

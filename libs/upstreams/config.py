@@ -34,7 +34,8 @@ class UpstreamEntry:
 
     `slots` is what the engine serves at once, `shares` the most slots one process of a role holds. `context` is the
     window in tokens, None where it is not known. `origin` is `scheme://host:port`; `api_path` the path of the OpenAI
-    API on it (`/v1`), `root_path` where the engine's own routes (`/health`, `/metrics`) begin.
+    API on it (`/v1`), `root_path` where the engine's own routes (`/health`, `/metrics`) begin. `queue_tokens` is how
+    many estimated tokens may wait for the share of one process, None for a window of `context` a slot.
     """
 
     name: str
@@ -46,6 +47,7 @@ class UpstreamEntry:
     context: int | None = None
     api_key: SecretStr | None = None
     fallback: tuple[str, ...] = ()
+    queue_tokens: int | None = None
 
     @property
     def origin(self) -> str:
@@ -76,6 +78,7 @@ class _Entry(BaseModel):
     context: int | None = Field(default=None, gt=0)
     api_key_env: str | None = None
     fallback: list[str] = Field(default_factory=list[str])
+    queue_tokens: int | None = Field(default=None, gt=0)
 
 
 class _Head(BaseModel):
@@ -160,6 +163,9 @@ def _resolve(path: Path, entry: _Entry, settings: UpstreamSettings) -> UpstreamE
         key = _key(where, entry.api_key_env)
         where = f"{where}: base_url"
     _check_address(where, base_url)
+    if key is not None and not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
+        variable = "LLM_API_KEY" if entry.name == LEXI else entry.api_key_env
+        raise UpstreamConfigError(f"{path}: entry {entry.name}: the key in {variable} holds what no header can")
     return UpstreamEntry(
         name=entry.name,
         model=model,
@@ -170,6 +176,7 @@ def _resolve(path: Path, entry: _Entry, settings: UpstreamSettings) -> UpstreamE
         context=context,
         api_key=key,
         fallback=tuple(entry.fallback),
+        queue_tokens=entry.queue_tokens,
     )
 
 

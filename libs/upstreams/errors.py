@@ -4,6 +4,7 @@ UpstreamError
 ├── CannotSend            nothing left this process: retrying elsewhere is safe
 │   ├── PromptTooLong         prompt plus answer exceed the context window
 │   ├── NoSlot                the deadline passed while waiting for this process's share of slots
+│   ├── QueueFull             too much waits for this process's share of slots, or it would be answered too late
 │   ├── BreakerOpen           the upstream failed lately and is not asked for a while
 │   └── ConnectFailed         no connection within the limit
 ├── Refused               the engine answered with an error status
@@ -46,10 +47,24 @@ class NoSlot(CannotSend):
     retryable = False
 
 
+class QueueFull(CannotSend):
+    """Too much waits already, or what waits would be answered too late. `retry_after_s` is when there may be room."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: float, upstream: str = "") -> None:
+        super().__init__(message, upstream=upstream)
+        self.retry_after_s = retry_after_s
+
+
 class BreakerOpen(CannotSend):
-    """The upstream failed lately and is not asked for a while."""
+    """The upstream failed lately and is not asked for a while: `retry_after_s`, as far as is known."""
 
     code = "breaker_open"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, upstream: str = "") -> None:
+        super().__init__(message, upstream=upstream)
+        self.retry_after_s = retry_after_s
 
 
 class ConnectFailed(CannotSend):
@@ -59,14 +74,26 @@ class ConnectFailed(CannotSend):
 
 
 class Refused(UpstreamError):
-    """The engine answered with an error status. 4xx other than 408, 409, 425 and 429 are the request's own fault."""
+    """The engine answered with an error status. 4xx other than 408, 409, 425 and 429 are the request's own fault.
+
+    `content` is what its body said, as far as it was read.
+    """
 
     code = "refused"
 
-    def __init__(self, message: str, *, status: int, retry_after_s: float | None = None, upstream: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        retry_after_s: float | None = None,
+        content: bytes = b"",
+        upstream: str = "",
+    ) -> None:
         super().__init__(message, upstream=upstream)
         self.status = status
         self.retry_after_s = retry_after_s
+        self.content = content
         self.retryable = status in {408, 409, 425, 429} or status >= 500
 
 

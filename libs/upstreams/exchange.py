@@ -38,6 +38,8 @@ class Exchange:
         "_connection",
         "_due",
         "_error",
+        "_leaving",
+        "_loop",
         "_timer",
         "_timer_at",
         "_waiter",
@@ -46,7 +48,8 @@ class Exchange:
         "status",
     )
 
-    def __init__(self, connection: Line) -> None:
+    def __init__(self, connection: Line, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop  # asking asyncio for it costs a system call each time
         self.status = 0
         self.headers: Headers = []
         self.complete = False
@@ -58,6 +61,7 @@ class Exchange:
         self._due: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._leaving: asyncio.TimerHandle | None = None
 
     async def head(self, until: float | None = None) -> int:
         """Wait for status and headers; the status. Raises `Overdue` at `time.monotonic()` `until`, `BrokenStream`."""
@@ -92,6 +96,14 @@ class Exchange:
             self._timer.cancel()
             self._timer = None
 
+    def leave(self, within_s: float) -> None:
+        """Done with an answer that said it is over. The end of its body is awaited in the background, so that the
+        connection can be kept; where it does not come within that many seconds, the socket is closed.
+        """
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._leaving = self._loop.call_later(within_s, connection.abort)
+
     async def aclose(self) -> None:
         """As `close`."""
         self.close()
@@ -113,7 +125,7 @@ class Exchange:
             raise self._error
         if self._connection is None:
             raise BrokenStream("the exchange is closed")
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         self._waiter = loop.create_future()
         self._due = until
         # One timer serves many reads: it is set anew only for an earlier end, and looks again when it fires too early.
@@ -131,7 +143,7 @@ class Exchange:
         if self._waiter is None or due is None:
             return
         if due > monotonic():
-            self._timer, self._timer_at = asyncio.get_running_loop().call_at(due, self._on_timer), due
+            self._timer, self._timer_at = self._loop.call_at(due, self._on_timer), due
         elif not self._waiter.done():
             self._waiter.set_exception(Overdue())
 
@@ -149,11 +161,16 @@ class Exchange:
     def finish(self) -> None:
         """Called by the connection: the answer is whole, the connection belongs to the next."""
         self.complete = True
-        self._connection = None
-        self.wake()
+        self._let_go()
 
     def fail(self, error: BrokenStream) -> None:
         """Called by the connection: nothing more will come."""
         self._error = error
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._connection = None
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
         self.wake()

@@ -81,7 +81,6 @@ def gbnf(constraint: Constraint) -> str:
     return _schema(json.dumps(constraint.schema))
 
 
-@lru_cache(maxsize=256)
 def _choice(words: tuple[str, ...]) -> str:
     return Rules().text(" | ".join(_literal(word) for word in words))
 

@@ -81,7 +81,7 @@ class Assembly:
         try:
             event = orjson.loads(data)
             if "error" in event:
-                raise _told(event["error"])
+                raise told(event["error"])
             choices = event["choices"]
             if choices and choices[0].get("index", 0) == 0:
                 self._choose(choices[0])
@@ -112,7 +112,7 @@ class Assembly:
             self._finish = str(choice["finish_reason"])
 
 
-def _told(error: object) -> BrokenStream | Refused:
+def told(error: object) -> BrokenStream | Refused:
     """The error an engine sent inside its stream."""
     told = cast("dict[str, object]", error) if isinstance(error, dict) else {"message": str(error)}
     message = f"the engine sent an error: {brief(told.get('message', ''))}"

@@ -1,22 +1,20 @@
-"""How a request travels: straight to an engine over the wire. Hosted APIs have a road of their own in `vendor`."""
+"""What comes back on a road to an engine, before it is an answer: accepted or refused, and the body's end."""
 
+import contextlib
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from time import monotonic
 from typing import Any, Protocol
 
-import orjson
-
 from libs.upstreams.clock import CallClock
-from libs.upstreams.config import UpstreamEntry
 from libs.upstreams.errors import BrokenStream, Refused
 from libs.upstreams.exchange import Exchange, Overdue
 from libs.upstreams.reply import refusal
-from libs.upstreams.wire import Wire
 
 OK = 200
 MAX_REFUSAL_BYTES = 64 * 1024
-JSON = {"content-type": "application/json", "accept": "text/event-stream"}
+TAIL_S = 0.25
+"""How long the end of a body is waited for once the answer is whole; without it the connection is not kept."""
 
 
 class Body(Protocol):
@@ -32,7 +30,7 @@ class Body(Protocol):
 
 
 class Road(Protocol):
-    """A way to send one streamed chat completion."""
+    """A way to send one streamed chat completion that is not the wire."""
 
     async def open(self, content: dict[str, Any], clock: CallClock) -> Body:
         """Send and wait for status 200. Raises `ConnectFailed`, `Refused`, `BrokenStream`, `Overdue`."""
@@ -43,56 +41,30 @@ class Road(Protocol):
         ...
 
 
-class EngineRoad:
-    """The road to engines on our own network.
-
-    llama.cpp's server closes the socket after every streamed answer although its header promises to stay. Without
-    `keep_alive` no such connection gets into the pool for the moment before its end arrives.
+async def accepted(exchange: Exchange, clock: CallClock) -> None:
+    """Wait for the status. Raises `Refused` unless it is 200, with as much of the reason as came in time; `Overdue`,
+    `BrokenStream`.
     """
-
-    def __init__(self, wire: Wire, entry: UpstreamEntry, *, keep_alive: bool) -> None:
-        self._wire = wire
-        self._keep_alive = keep_alive
-        self._target = f"{entry.api_path}/chat/completions"
-
-    async def open(self, content: dict[str, Any], clock: CallClock) -> Exchange:
-        """Send and wait for status 200."""
-        began = monotonic()
-        body = orjson.dumps(content)
-        exchange = await self._wire.send(
-            "POST",
-            self._target,
-            body=body,
-            headers=JSON,
-            connect_s=clock.connect_s(began),
-            keep_alive=self._keep_alive,
-        )
-        now = monotonic()
-        clock.sent(now, connected_s=now - began)
-        try:
-            await _accepted(exchange, clock.due)
-        except BaseException:
-            exchange.close()
-            raise
-        clock.waited_s += monotonic() - now
-        return exchange
-
-    async def close(self) -> None:
-        """Nothing: the wire belongs to the upstream."""
-
-
-async def _accepted(exchange: Exchange, until: float) -> None:
-    """Wait for the status. Raises `Refused` unless it is 200, with as much of the reason as came in time."""
-    status = await exchange.head(until)
+    before = monotonic()
+    status = await exchange.head(clock.due)
+    clock.waited_s += monotonic() - before
     if status == OK:
         return
     text = b""
     try:
-        while len(text) < MAX_REFUSAL_BYTES and (chunk := await exchange.read(until)):
+        while len(text) < MAX_REFUSAL_BYTES and (chunk := await exchange.read(clock.due)):
             text += chunk
     except (Overdue, BrokenStream) as error:
         raise refused(status, exchange.header(b"retry-after"), text) from error
     raise refused(status, exchange.header(b"retry-after"), text)
+
+
+async def drain(stream: Body) -> None:
+    """Wait a moment for the end of a body whose answer is whole, so that its connection can be kept."""
+    until = monotonic() + TAIL_S
+    with contextlib.suppress(Overdue, BrokenStream):
+        while await stream.read(until):
+            pass
 
 
 def refused(status: int, retry_after: bytes | None, content: bytes) -> Refused:
@@ -102,6 +74,7 @@ def refused(status: int, retry_after: bytes | None, content: bytes) -> Refused:
         f"answered {status}: {said}" if said else f"answered {status}",
         status=status,
         retry_after_s=retry_seconds(retry_after, datetime.now(UTC)),
+        content=content,
     )
 
 

@@ -27,12 +27,13 @@ MAX_HEADER_BYTES = 64 * 1024
 class _Connection(asyncio.Protocol):
     """One socket and its parser; at most one exchange at a time."""
 
-    def __init__(self, wire: "Wire") -> None:
+    def __init__(self, wire: "Wire", loop: asyncio.AbstractEventLoop) -> None:
         self._wire = wire
+        self._loop = loop
         self._parser = httptools.HttpResponseParser(self)
         self._exchange: Exchange | None = None
         self._transport: asyncio.Transport | None = None
-        self._fileno = -1
+        self._poll = select.poll()
         self._headers: Headers = []
         self._header_bytes = 0
         self._until_close = False
@@ -42,7 +43,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do not derive from asyncio's classes, so this cannot be checked at run time.
         self._transport = cast("asyncio.Transport", transport)
-        self._fileno = transport.get_extra_info("socket").fileno()
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -123,9 +124,7 @@ class _Connection(asyncio.Protocol):
         """Whether a resting connection can carry a request: a readable one was closed, or speaks out of turn."""
         if self._transport is None or self._transport.is_closing():
             return False
-        poll = select.poll()
-        poll.register(self._fileno, select.POLLIN)
-        return not poll.poll(0)
+        return not self._poll.poll(0)
 
     @property
     def drained(self) -> bool:
@@ -135,7 +134,7 @@ class _Connection(asyncio.Protocol):
     def start(self, request: bytes, *, last: bool) -> Exchange:
         """Write a request; its exchange."""
         self._last = last
-        exchange = self._exchange = Exchange(self)
+        exchange = self._exchange = Exchange(self, self._loop)
         if self._transport is not None:
             self._transport.write(request)
         return exchange
@@ -178,18 +177,18 @@ class Wire:
         target: str,
         *,
         body: bytes = b"",
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | bytes = b"",
         connect_s: float = 2.0,
         keep_alive: bool = True,
     ) -> Exchange:
         """Write one request on a fresh or rested connection. Raises `ConnectFailed` when there is no connection.
 
-        Without `keep_alive` it is the connection's last one, whatever the server promises.
+        Without `keep_alive` it is the connection's last one, whatever the server promises. `headers` may have been
+        through `encode_headers` before.
         """
         connection = self._rested() or await self._connect(connect_s)
         head = f"{method} {target}".encode("ascii") + self._fixed
-        if headers:
-            head += encode_headers(headers)
+        head += headers if isinstance(headers, bytes) else encode_headers(headers)
         if body or method not in {"GET", "HEAD", "DELETE"}:
             head += b"content-length: %d\r\n" % len(body)
         if not keep_alive:
@@ -202,7 +201,7 @@ class Wire:
         try:
             async with asyncio.timeout(connect_s):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(self), self._host, self._port, ssl=self._tls
+                    lambda: _Connection(self, loop), self._host, self._port, ssl=self._tls
                 )
         except TimeoutError as error:
             raise ConnectFailed(f"no connection to {where} within {connect_s:g} s") from error
@@ -226,11 +225,10 @@ class Wire:
         if not reusable or not connection.drained:
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
         connection.rested_at = monotonic()
         self._resting.append(connection)
         if self._sweeper is None:
-            self._sweeper = loop.call_later(self._idle_s, self._sweep)
+            self._sweeper = asyncio.get_running_loop().call_later(self._idle_s, self._sweep)
 
     def _sweep(self) -> None:
         loop, self._sweeper = asyncio.get_running_loop(), None

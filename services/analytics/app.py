@@ -1,6 +1,6 @@
 """The analytics, put together."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -10,7 +10,7 @@ from libs.db.opening import open_database
 from libs.http_app import frame
 from libs.keys import KeyRing
 from libs.model_client import open_model
-from libs.probes import Check, database_checks
+from libs.probes import Check, Checks, database_checks
 from libs.service_settings import ListenSettings
 from libs.settings import load
 from services.analytics import recent
@@ -19,7 +19,7 @@ from services.analytics.settings import AnalyticsSettings
 from services.analytics.summary import Summaries
 
 
-def create_app(state: AnalyticsState, *, keys: KeyRing, checks: Mapping[str, Check]) -> FastAPI:
+def create_app(state: AnalyticsState, *, keys: KeyRing, checks: Checks) -> FastAPI:
     """The app on a state that its caller opened, and closes after serving."""
     app = frame(title="Lexi Analytics", keys=keys, checks=checks)
     app.state.analytics = state
@@ -38,7 +38,11 @@ async def open_app(listen: ListenSettings) -> AsyncGenerator[FastAPI, None]:
         keys = KeyRing.load(listen.keys_path)
         summaries = Summaries(model.client, wait_s=settings.analytics_summary_wait_s)
         state = AnalyticsState(engine=engine, summaries=summaries)
+
+        def checks() -> dict[str, Check]:
+            return {**database_checks(engine), "keys": keys.check, **model.checks()}
+
         try:
-            yield create_app(state, keys=keys, checks={**database_checks(engine), "keys": keys.check, **model.checks()})
+            yield create_app(state, keys=keys, checks=checks)
         finally:
             await summaries.close()

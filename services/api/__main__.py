@@ -1,8 +1,7 @@
-"""`python -m services.api`: the control plane as a process."""
+"""`python -m services.api`: the gateway as a process, control plane and data plane."""
 
 import asyncio
 
-from libs.http_app import Edge
 from libs.process import run, serve
 from libs.service_settings import ListenSettings
 from libs.settings import load
@@ -14,8 +13,7 @@ async def main(stop: asyncio.Event) -> None:
     """Serve until told to stop."""
     listen, settings = load(ListenSettings), load(ApiSettings)
     async with open_app(listen, settings) as app:
-        edge = Edge(app, max_body_bytes=settings.api_max_body_bytes)
-        await serve(edge, host=listen.api_host, port=listen.api_port, stop=stop, variable="API_PORT")
+        await serve(app, host=listen.api_host, port=listen.api_port, stop=stop, variable="API_PORT")
 
 
 if __name__ == "__main__":

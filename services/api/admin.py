@@ -21,7 +21,11 @@ router = APIRouter(prefix="/llm/admin", dependencies=[Depends(require("admin"))]
 
 
 class Call(BaseModel):
-    """One call to a model. `status` is ok, invalid, failed, timed_out or cancelled; times in milliseconds."""
+    """One call to a model. `status` is ok, invalid, failed, timed_out or cancelled; times in milliseconds.
+
+    A call that came through `/v1` has its path as `prompt_key` and no version; `caller` is the name of its key.
+    `http_status` is null and `caller` empty for calls of the house's own.
+    """
 
     id: UUID
     ts: datetime
@@ -47,6 +51,10 @@ class Call(BaseModel):
     tokens_in: int
     tokens_out: int
     finish_reason: str
+    caller: str
+    request_id: str
+    http_status: int | None
+    streamed: bool
 
 
 class CallPage(BaseModel):
@@ -121,6 +129,7 @@ class CallsQuery(BaseModel):
     prompt_key: Annotated[str | None, Field(max_length=64)] = None
     version: Annotated[str | None, Field(max_length=64)] = None
     success: bool | None = None
+    caller: Annotated[str | None, Field(min_length=1, max_length=64, description="the name of a key")] = None
 
 
 class StatsQuery(BaseModel):
@@ -134,7 +143,9 @@ class StatsQuery(BaseModel):
 @router.get("/calls")
 async def calls(reader: Reader, asked: Annotated[CallsQuery, Query()]) -> CallPage:
     """A page of calls, newest first."""
-    where = repository.CallFilter(prompt_key=asked.prompt_key, version=asked.version, success=asked.success)
+    where = repository.CallFilter(
+        prompt_key=asked.prompt_key, version=asked.version, success=asked.success, caller=asked.caller
+    )
     rows = await repository.calls(reader, limit=asked.limit + 1, before=asked.before, where=where)
     page = [Call.model_validate(row) for row in rows[: asked.limit]]
     return CallPage(calls=page, next_before=page[-1].id if len(rows) > asked.limit else None)

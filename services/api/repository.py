@@ -1,6 +1,6 @@
 """Every query of the control plane."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,18 +21,24 @@ MARGIN = timedelta(seconds=1)
 CALL_COLUMNS = """
     c.id, c.ts, c.service, c.prompt_key, c.prompt_version, c.prompt_hash, c.arm, c.upstream, c.model, c.subject,
     c.success, c.status, c.error, c.cached, c.attempts, c.repaired, c.retry_of, c.queue_ms, c.connect_ms,
-    c.first_token_ms, c.total_ms, c.tokens_in, c.tokens_out, c.finish_reason
+    c.first_token_ms, c.total_ms, c.tokens_in, c.tokens_out, c.finish_reason, c.caller, c.request_id, c.http_status,
+    c.streamed
 """
 
 # The conditions of a page of calls. They are put together as needed, not switched off by nulls, so that a prepared plan
-# can start at `before` in the index on id. The bound on ts lets partitions above the page be skipped.
+# can start at `before` in the index on id. The bound on ts lets partitions above the page be skipped. The conditions on
+# caller without a parameter are those of the partial indexes: one of the callers', one of the house's own calls.
 CALL_CONDITIONS = {
     "before": "c.id < :before",
     "before_ts": "c.ts <= :before_ts",
     "prompt_key": "c.prompt_key = :prompt_key",
     "version": "c.prompt_version = :version",
     "success": "c.success = :success",
+    "caller": "c.caller = :caller and c.caller <> ''",
 }
+OWN_CALLS = "c.caller = ''"
+DATA_PLANE = "v1/"
+"""How the prompt keys of calls that callers made begin."""
 
 # One call and what was sent and received, where that was kept. Both bounds on ts prune to one partition or two.
 CALL = text(
@@ -139,6 +145,12 @@ class CallFilter:
     prompt_key: str | None = None
     version: str | None = None
     success: bool | None = None
+    caller: str | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether only calls of the house's own can match: nobody else's have prompts."""
+        return bool(self.version) or (self.prompt_key is not None and not self.prompt_key.startswith(DATA_PLANE))
 
 
 def _moment(call_id: UUID) -> datetime | None:
@@ -146,6 +158,13 @@ def _moment(call_id: UUID) -> datetime | None:
     if call_id.version != UUID_VERSION_WITH_TIME or call_id.int >> 80 > LAST_MS:
         return None
     return time_of(call_id)
+
+
+def calls_page(asked: Collection[str], *, own: bool) -> TextClause:
+    """The query of a page under the conditions `asked` (names of CALL_CONDITIONS); `own` as `CallFilter.own`."""
+    conditions = [CALL_CONDITIONS[name] for name in asked] + ([OWN_CALLS] if own else [])
+    given_or_all = " and ".join(conditions) or "true"
+    return text(f"select {CALL_COLUMNS} from llm_calls c where {given_or_all} order by c.id desc limit :limit")
 
 
 async def calls(connection: AsyncConnection, *, limit: int, before: UUID | None, where: CallFilter) -> Sequence[Row]:
@@ -157,10 +176,10 @@ async def calls(connection: AsyncConnection, *, limit: int, before: UUID | None,
         "prompt_key": where.prompt_key,
         "version": where.version,
         "success": where.success,
+        "caller": where.caller,
     }
     asked = {name: value for name, value in given.items() if value is not None}
-    conditions = " and ".join(CALL_CONDITIONS[name] for name in asked) or "true"
-    page = text(f"select {CALL_COLUMNS} from llm_calls c where {conditions} order by c.id desc limit :limit")
+    page = calls_page(asked, own=where.own)
     return (await connection.execute(page, {**asked, "limit": limit})).mappings().all()
 
 

@@ -94,7 +94,7 @@ class RunningStack:
         """The direct child whose command line holds a text, None while there is none."""
         assert self.process is not None
         direct = psutil.Process(self.process.pid).children()
-        return next((each for each in direct if any(part_of_command in word for word in each.cmdline())), None)
+        return next((each for each in direct if any(part_of_command in word for word in words_of(each))), None)
 
     def child(self, part_of_command: str) -> psutil.Process:
         """The same, which must be there."""
@@ -175,6 +175,14 @@ def lost_calls(stack: RunningStack) -> list[str]:
     return stack.sql(f"""
         select {named} from forecasts f where {named} is not null and f.judged_at < now() - interval '10 seconds'
           and not exists (select 1 from llm_calls c where c.id = {named})""")
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty for one that has just ended, as Postgres' workers do all the time."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def gone(processes: list[psutil.Process]) -> bool | None:

@@ -4,7 +4,6 @@ In a test: `async with FakeEngine(dialect="vllm", slots=64) as fake:`, then `fak
 As a process: `python -m tests.fakes.engine --port 8008 --slots 64 --delay-ms 250 --chunks 1 --reply OK`.
 """
 
-import argparse
 import asyncio
 import heapq
 import itertools
@@ -13,32 +12,46 @@ import signal
 import ssl
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
+from tests.fakes.engine_arguments import arguments
+from tests.fakes.engine_embeddings import EmbeddingForm
+from tests.fakes.engine_errors import answer_tokens, prompt_tokens, too_long, unknown_model
+from tests.fakes.engine_forms import Asked, ChatForm, CompletionForm, Form
 from tests.fakes.engine_replies import (
     FakeDialect,
     Fault,
     Reply,
     ReplySource,
+    ToolCall,
     by_constraint,
     llamacpp_metrics,
-    split,
-    usage,
     vllm_metrics,
 )
+from tests.fakes.engine_responses import ResponseForm
+from tests.fakes.engine_serving import Serving
 from tests.fakes.engine_wire import Connection, WireRequest
 
-__all__ = ["FakeEngine", "Fault", "Reply"]
+__all__ = ["FakeEngine", "Fault", "Reply", "ToolCall"]
+
+FORMS: dict[str, Callable[[Asked], Form]] = {
+    "/v1/chat/completions": ChatForm,
+    "/v1/completions": CompletionForm,
+    "/v1/embeddings": EmbeddingForm,
+    "/v1/responses": ResponseForm,
+}
 
 
 class FakeEngine:
     """The engine. Set the public attributes at any time; they act on the next request.
 
     `delay_s` passes between taking a slot and the first chunk, `gap_s` between chunks. `faults` holds the faults of
-    the next requests, one each; when it is empty, `fault` applies. Counters: `requests` (bodies), `headers`, `active`
+    the next requests, one each; when it is empty, `fault` applies. `context` (tokens) refuses what is longer, and
+    `strict_model` what is meant for another model. Counters: `requests` (bodies), `headers`, `active`
     (holding a slot), `waiting`, `peak`, `served`, `aborted` (callers that left), `connections_made`.
     """
 
@@ -70,6 +83,9 @@ class FakeEngine:
         self.fault_status = 500
         self.fault_body: str | None = None
         self.retry_after: str | None = None
+        self.huge_bytes = 1024 * 1024
+        self.context: int | None = None
+        self.strict_model = True
         self.metrics_on = True
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -87,6 +103,11 @@ class FakeEngine:
     def base_url(self) -> str:
         """Where the OpenAI API is, e.g. `http://127.0.0.1:41234/v1`."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/v1"
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open, idle ones included."""
+        return len(self._connections)
 
     async def start(self, port: int | None = None) -> None:
         """Listen; a second start after `stop` takes the same port again unless another is given."""
@@ -129,8 +150,8 @@ class FakeEngine:
         self.paths.append(path)
         if self.fault is Fault.FROZEN:
             await asyncio.Event().wait()
-        if path == "/v1/chat/completions" and request.method == "POST":
-            await self._chat(connection, request)
+        if path in FORMS and request.method == "POST":
+            await self._generate(connection, request, FORMS[path])
         elif path == "/health" and self.dialect != "openai":
             connection.answer(200, b"" if self.dialect == "vllm" else b'{"status":"ok"}')
         elif path == "/metrics" and self.dialect != "openai" and self.metrics_on:
@@ -163,35 +184,63 @@ class FakeEngine:
             return llamacpp_metrics(self.active, self.waiting, self.iterations, self.tokens)
         return vllm_metrics(self.model, self.active, self.waiting, self.iterations, self.tokens)
 
-    async def _chat(self, connection: Connection, request: WireRequest) -> None:
+    async def _generate(self, connection: Connection, request: WireRequest, shape: Callable[[Asked], Form]) -> None:
         if self._refused_key(connection, request):
             return
         body: dict[str, Any] = json.loads(bytes(request.body))
         self.requests.append(body)
         self.headers.append(request.headers)
+        if self._refused_body(connection, body):
+            return
         source = self.reply(body) if callable(self.reply) else self.reply
         reply = source if isinstance(source, Reply) else Reply(source)
         fault = self.faults.popleft() if self.faults else self.fault
         if reply.fault is not None:
             fault = reply.fault
-        if self._fails_at_once(connection, fault):
+        if self._fails_at_once(connection, body, fault):
             return
+        chunks = self.chunks
+        if fault is Fault.HUGE:
+            reply, chunks = replace(reply, text="x" * self.huge_bytes, tokens_out=1), 1
+        form = shape(Asked(body, reply, self.model, self.dialect, chunks, len(self.requests)))
+        delay_s = self.delay_s if reply.delay_s is None else reply.delay_s
+        serving = Serving(connection, form, fault, delay_s, lambda: self.gap_s, self._stepped)
         try:
-            async with self._slot(int(body.get("priority", 0)) if self.dialect == "vllm" else 0):
-                await self._answer(connection, body, reply, fault)
+            async with self._slot(int(body.get("priority") or 0) if self.dialect == "vllm" else 0):
+                await serving.answer(stream=bool(body.get("stream")))
                 self.served += 1
         except asyncio.CancelledError:
             self.aborted += 1
             raise
 
-    def _fails_at_once(self, connection: Connection, fault: Fault) -> bool:
+    def _stepped(self, tokens: int) -> None:
+        self.iterations += 1
+        self.tokens += tokens
+
+    def _refused_body(self, connection: Connection, body: dict[str, Any]) -> bool:
+        """Refuse a model that is not served and a prompt that does not fit; llama.cpp takes any model's name."""
+        if self.strict_model and self.dialect != "llamacpp" and body.get("model") not in {None, self.model}:
+            connection.answer(404, unknown_model(body["model"], self.dialect))
+            return True
+        tokens, answer = prompt_tokens(body), answer_tokens(body)
+        if self.context is None or tokens + answer <= self.context:
+            return False
+        connection.answer(400, too_long(tokens, answer, self.context, self.dialect))
+        return True
+
+    def _fails_at_once(self, connection: Connection, body: dict[str, Any], fault: Fault) -> bool:
         if fault is Fault.STATUS:
             message = f"status {self.fault_status} on request"
             text = json.dumps({"error": {"message": message}}) if self.fault_body is None else self.fault_body
             more = {} if self.retry_after is None else {"retry_after": self.retry_after}
             connection.answer(self.fault_status, text.encode(), **more)
-        elif fault is Fault.CLOSE:
+        elif fault is Fault.CONTEXT:
+            tokens, answer = prompt_tokens(body), answer_tokens(body)
+            connection.answer(400, too_long(tokens, answer, self.context or 4, self.dialect))
+        elif fault is Fault.CLOSE or (fault is Fault.STALE and connection.requests > 1):
             connection.drop()
+        elif fault is Fault.RESET:
+            connection.reset()
         elif fault is Fault.GARBAGE:
             connection.write_raw(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
         else:
@@ -227,98 +276,6 @@ class FakeEngine:
                 turn.set_result(None)
                 return
         self.active -= 1
-
-    async def _answer(self, connection: Connection, body: dict[str, Any], reply: Reply, fault: Fault) -> None:
-        if fault in {Fault.SILENT, Fault.STUCK}:
-            await asyncio.Event().wait()
-        delay = self.delay_s if reply.delay_s is None else reply.delay_s
-        if body.get("stream"):
-            await self._stream(connection, body, reply, fault, delay)
-            return
-        await asyncio.sleep(delay)
-        self.iterations += 1
-        message = {"role": "assistant", "content": reply.text}
-        choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
-        answer = {"id": "chatcmpl-fake", "object": "chat.completion", "created": 1, "model": self.model}
-        connection.answer(200, json.dumps({**answer, "choices": [choice], "usage": usage(reply)}).encode())
-
-    async def _stream(
-        self, connection: Connection, body: dict[str, Any], reply: Reply, fault: Fault, delay: float
-    ) -> None:
-        if fault in {Fault.HEADERS_ONLY, Fault.PINGS_ONLY}:
-            connection.begin(200, content_type="text/event-stream")
-            while fault is Fault.PINGS_ONLY:
-                connection.write(b": ping\n\n")
-                await asyncio.sleep(0.02)
-            await asyncio.Event().wait()
-        await asyncio.sleep(delay)
-        connection.begin(200, content_type="text/event-stream; charset=utf-8")
-        connection.write(self._event({"role": "assistant", "content": "" if self.dialect == "vllm" else None}))
-        pieces = split(reply.text, self.chunks)
-        half = (len(pieces) + 1) // 2
-        for number, piece in enumerate(pieces):
-            if number == half and await self._breaks(connection, fault):
-                return
-            connection.write(self._event({"content": piece}))
-            self.iterations += 1
-            self.tokens += 1
-            await asyncio.sleep(self.gap_s)
-        if len(pieces) <= half and await self._breaks(connection, fault):
-            return
-        self._end_stream(connection, body, reply, fault)
-
-    async def _breaks(self, connection: Connection, fault: Fault) -> bool:
-        if fault is Fault.STALL:
-            await asyncio.Event().wait()
-        elif fault is Fault.CUT:
-            connection.finish()
-        elif fault is Fault.MALFORMED:
-            connection.write(b'data: {"choices": [{"delta": {"content": \n\n')
-            connection.end()
-        elif fault is Fault.ERROR_EVENT:
-            error = {"error": {"message": "EngineCore died", "type": "InternalServerError", "code": 500}}
-            connection.write(b"data: " + json.dumps(error).encode() + b"\n\n")
-            connection.write(b"data: [DONE]\n\n")
-            connection.end()
-        else:
-            return False
-        return True
-
-    def _end_stream(self, connection: Connection, body: dict[str, Any], reply: Reply, fault: Fault) -> None:
-        if fault is not Fault.NO_FINISH:
-            connection.write(self._event({}, reply.finish_reason))
-        if body.get("stream_options", {}).get("include_usage") and fault is not Fault.NO_USAGE:
-            connection.write(
-                b"data: " + json.dumps({**self._frame(), "choices": [], "usage": usage(reply)}).encode() + b"\n\n"
-            )
-        if fault is not Fault.NO_DONE:
-            connection.write(b"data: [DONE]\n\n")
-        connection.end()
-
-    def _frame(self) -> dict[str, Any]:
-        return {"id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": 1, "model": self.model}
-
-    def _event(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return b"data: " + json.dumps({**self._frame(), "choices": [choice]}).encode() + b"\n\n"
-
-
-def arguments() -> argparse.Namespace:
-    """The command line of the fake as a process."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.fakes.engine", description="A fake model server on loopback."
-    )
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one; the first line printed names it")
-    parser.add_argument("--dialect", choices=("vllm", "llamacpp", "openai"), default="vllm")
-    parser.add_argument("--slots", type=int, default=64)
-    parser.add_argument("--delay-ms", type=float, default=0.0, help="from taking a slot to the first chunk")
-    parser.add_argument("--gap-ms", type=float, default=0.0, help="between chunks")
-    parser.add_argument("--chunks", type=int, default=4)
-    parser.add_argument("--model", default="Lexi")
-    parser.add_argument("--reply", default="OK")
-    parser.add_argument("--reply-by-constraint", action="store_true", help="answer within the constraint asked for")
-    parser.add_argument("--fault", choices=[fault.value for fault in Fault], default="none")
-    return parser.parse_args()
 
 
 async def main() -> None:

@@ -24,13 +24,34 @@ class Fault(StrEnum):
     NO_DONE = "no_done"  # ends after the finish reason, without [DONE]
     ERROR_EVENT = "error_event"  # an error object inside the stream
     NO_USAGE = "no_usage"  # a good answer that does not count its tokens
+    ENDS_EARLY = "ends_early"  # the first half of the chunks, then a clean end of the body
+    DUPLICATE_FINISH = "duplicate_finish"  # the finish reason comes twice
+    BAD_CHUNK = "bad_chunk"  # chunked framing that is none
+    RESET = "reset"  # a TCP reset before a byte of an answer
+    RESET_AFTER_HEAD = "reset_after_head"  # status and headers, then a TCP reset
+    RESET_MIDSTREAM = "reset_midstream"  # the first half of the chunks, then a TCP reset
+    CUT_BODY = "cut_body"  # half of a body whose length was announced, then the connection is gone
+    LENGTH_TOO_LONG = "length_too_long"  # announces more bytes than it sends, then closes
+    LENGTH_TOO_SHORT = "length_too_short"  # announces fewer bytes than it sends
+    HUGE = "huge"  # a good answer of `huge_bytes`, in a stream one event
+    NOT_JSON = "not_json"  # status 200 with a page of HTML
+    STALE = "stale"  # a connection that carried a request before is closed when it is used again
+    CONTEXT = "context"  # refuses the request as too long for the context
     STUCK = "stuck"  # the engine hangs: requests hold slots and get nothing, /health stays 200, no progress
     FROZEN = "frozen"  # the process hangs: connections are accepted and nothing is ever answered, on any path
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of one of the caller's functions; `arguments` is JSON text."""
+
+    name: str
+    arguments: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer. `tokens_out` None counts words."""
+    """One answer. `tokens_out` None counts words; `tools` are called where the request brought tools along."""
 
     text: str
     finish_reason: str = "stop"
@@ -38,16 +59,11 @@ class Reply:
     tokens_out: int | None = None
     fault: Fault | None = None
     delay_s: float | None = None
+    tools: tuple[ToolCall, ...] = ()
 
 
 ReplySource: TypeAlias = "str | Reply | Callable[[dict[str, Any]], str | Reply]"
 FakeDialect: TypeAlias = Literal["vllm", "llamacpp", "openai"]
-
-
-def usage(reply: Reply) -> dict[str, int]:
-    """The `usage` object of a reply."""
-    out = len(reply.text.split()) if reply.tokens_out is None else reply.tokens_out
-    return {"prompt_tokens": reply.tokens_in, "completion_tokens": out, "total_tokens": reply.tokens_in + out}
 
 
 def split(text: str, pieces: int) -> list[str]:

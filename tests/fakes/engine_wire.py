@@ -1,6 +1,9 @@
 """The HTTP/1.1 side of the fake engine: parse a request, hand it on, notice at once when the caller goes away."""
 
 import asyncio
+import os
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -34,6 +37,9 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._chunked = False
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self.requests = 0
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -43,11 +49,18 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
+        self._writable.set()
         self._connections.discard(self)
         if self._idle is not None:
             self._idle.cancel()
         if self._task is not None:
             self._task.cancel()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
 
     def data_received(self, data: bytes) -> None:
         if self._idle is not None:
@@ -71,6 +84,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._request.method = self._parser.get_method().decode("latin-1")
+        self.requests += 1
         self._task = asyncio.get_running_loop().create_task(self._serve(self._request))
 
     async def _serve(self, request: WireRequest) -> None:
@@ -106,8 +120,9 @@ class Connection(asyncio.Protocol):
         self.write_raw(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
 
     def write(self, data: bytes) -> None:
-        """Write a piece of the body, as one chunk where the body is chunked."""
-        self.write_raw(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        """Write a piece of the body, as one chunk where the body is chunked; nothing for an empty one."""
+        if data:
+            self.write_raw(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def end(self) -> None:
         """End a chunked body."""
@@ -125,6 +140,19 @@ class Connection(asyncio.Protocol):
         """Write bytes as they are; a client that has left is no error here."""
         if self.transport is not None:
             self.transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait while the client reads too slowly."""
+        await self._writable.wait()
+
+    def reset(self) -> None:
+        """Close the connection with a TCP reset, as the kernel does for a killed process with unread data."""
+        if self.transport is None:
+            return
+        handle = os.dup(self.transport.get_extra_info("socket").fileno())
+        with socket.socket(fileno=handle) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     def drop(self) -> None:
         """Close the connection at once."""

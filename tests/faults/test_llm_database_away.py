@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.db.engine import DatabaseSettings, create_engine
 from libs.llm.cache import ReplyCache
-from libs.llm.call_record import CallRecord, new_call_id
+from libs.llm.call_record import CallRecord, new_call_id, rows_of
 from libs.llm.calls import Recorder
 from libs.llm.client import Client
 from libs.llm.experiments import Experiments
@@ -137,6 +137,35 @@ async def test_calls_made_while_postgres_is_away_are_stored_when_it_is_back(
     await recorder.flush()
     await recorder.close()
     assert await stored(own_engine) == {"before", "after", *(f"away {number}" for number in range(30))}
+    assert not list((tmp_path / "spool").glob("*.jsonl"))
+
+
+async def test_a_database_that_dies_and_returns_under_load_has_every_call_once(
+    server: EmbeddedPostgres, own_engine: AsyncEngine, tmp_path: Path
+) -> None:
+    recorder = Recorder(own_engine, service="api", state_dir=tmp_path, rest_s=0.05)
+    await recorder.start()
+    made = 0
+    for step in range(60):
+        if step == 15:
+            await asyncio.to_thread(server.kill)
+        if step == 35:
+            await asyncio.to_thread(server.start)
+        for _ in range(100):
+            kept = rows_of(call(str(made)), "api")
+            recorder.keep(kept.call, kept.body if made % 10 == 0 else None)
+            made += 1
+        await asyncio.sleep(0.02)
+    await recorder.flush()
+    await recorder.close()
+    again = Recorder(own_engine, service="api", state_dir=tmp_path)
+    await again.start()
+    await again.close()
+    async with own_engine.connect() as connection:
+        subjects = list((await connection.execute(text("select subject from llm_calls"))).scalars().all())
+        bodies = await connection.scalar(text("select count(*) from llm_bodies"))
+    assert sorted(map(int, subjects)) == list(range(6000))
+    assert bodies == 600
     assert not list((tmp_path / "spool").glob("*.jsonl"))
 
 

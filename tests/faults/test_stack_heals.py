@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.stack import ModelServer, RunningStack, eventually, lost_calls, missing_forecasts
+from tests.acceptance.stack import ModelServer, RunningStack, eventually, lost_calls, missing_forecasts, words_of
 
 pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(600)]
 
@@ -84,7 +84,7 @@ def test_a_frozen_model_is_reported_and_forecasts_keep_arriving(stack: RunningSt
 
 def test_a_killed_model_heals_without_a_restart_of_ours(stack: RunningStack, model: ModelServer) -> None:
     wait_for_health(stack, ok=True)
-    ours = sorted(each.pid for each in stack.children() if "services." in " ".join(each.cmdline()))
+    ours = sorted(each.pid for each in stack.children() if "services." in " ".join(words_of(each)))
     model.send(signal.SIGKILL)
     wait_for_health(stack, ok=False)
     grows(stack, forecasts, what="forecasts without a model")
@@ -96,7 +96,7 @@ def test_a_killed_model_heals_without_a_restart_of_ours(stack: RunningStack, mod
     model.start()
     wait_for_health(stack, ok=True)
     grows(stack, judged_ok, what="judged forecasts after the model is back")
-    still = sorted(each.pid for each in stack.children() if "services." in " ".join(each.cmdline()))
+    still = sorted(each.pid for each in stack.children() if "services." in " ".join(words_of(each)))
     assert ours == still, stack.output() + stack.log("forecast")
 
 

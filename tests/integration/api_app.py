@@ -13,7 +13,6 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from libs.http_app import Edge
 from libs.keys import ensure_operator_key
 from libs.service_settings import ListenSettings
 from libs.settings import load
@@ -38,7 +37,7 @@ class Stack:
     """A running control plane; `http` sends the operator's key."""
 
     http: httpx.AsyncClient
-    edge: ASGIApp
+    front: ASGIApp
     app: FastAPI
     token: str
 
@@ -64,11 +63,10 @@ async def running(
     listen, settings = load(ListenSettings), load(ApiSettings)
     token = ensure_operator_key(listen.keys_path, listen.local_state)
     async with open_app(listen, settings) as app:
-        edge = Edge(app, max_body_bytes=settings.api_max_body_bytes)
-        transport = httpx.ASGITransport(edge)
+        transport = httpx.ASGITransport(app)
         headers = {"Authorization": f"Bearer {token}"}
         async with httpx.AsyncClient(transport=transport, base_url="http://api", headers=headers, timeout=60) as http:
-            yield Stack(http=http, edge=edge, app=app, token=token)
+            yield Stack(http=http, front=app, app=app.control_plane, token=token)
 
 
 @contextmanager

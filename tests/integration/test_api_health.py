@@ -107,6 +107,7 @@ async def test_ready_has_a_line_for_each_dependency(stack: Stack, fake: FakeEngi
         "schema",
         "keys",
         "prompts",
+        "upstreams_file",
         "lexi",
     ]
     await fake.stop()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.keys import create_key, parse_scopes
+from services.api import repository
 from tests.fakes.engine import FakeEngine, Fault, Reply
 from tests.integration.api_app import Stack, running, until
 
@@ -154,7 +156,7 @@ async def test_a_caller_that_leaves_frees_the_models_slot(stack: Stack, fake: Fa
     }
 
     async def serve() -> None:
-        await stack.edge(scope, receive, send)
+        await stack.front(scope, receive, send)
 
     async def active() -> int:
         return fake.active
@@ -280,6 +282,58 @@ async def test_a_page_deep_in_history_starts_at_its_call(stack: Stack, engine: A
     assert "llm_calls_20260103" not in plan
     page = (await stack.http.get("/llm/admin/calls", params={"before": str(middle), "limit": 2})).json()
     assert len(page["calls"]) == 2
+
+
+SERVED = text(
+    """
+    insert into llm_calls
+      (ts, id, service, prompt_key, prompt_version, prompt_hash, upstream, model, success, status, caller, http_status)
+    select t, (lpad(to_hex((extract(epoch from t) * 1000)::bigint), 12, '0') || '70008000' ||
+      lpad(to_hex(n), 12, '0'))::uuid, 'api', case when own then 'manual' else 'v1/chat/completions' end,
+      case when own then '1.0.0' else '' end, '', 'lexi', 'Lexi', true, 'ok',
+      case when own then '' when n % 5000 = 1 then 'rare' else 'desk' end, case when own then null else 200 end
+    from generate_series(1, 20000) n,
+      lateral (select timestamptz '2026-01-01' + n * interval '10 s', n % 4000 = 0) s(t, own)
+    """
+)
+
+
+async def test_pages_of_a_caller_and_of_the_houses_own_calls_have_an_index(stack: Stack, engine: AsyncEngine) -> None:
+    """However many calls others made: neither is looked for among those of the rest."""
+    async with engine.begin() as connection:
+        for day in ("2026-01-01", "2026-01-02", "2026-01-03"):
+            await connection.execute(text(f"select ensure_partition('llm_calls', 'day', timestamptz '{day}')"))
+        await connection.execute(SERVED)
+    async with engine.connect() as connection:
+        await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text("analyze llm_calls"))
+        for asked, own, index in (
+            ({"caller": "rare"}, False, "caller_id_idx"),
+            ({"version": "1.0.0"}, True, "id_idx1"),
+        ):
+            page = repository.calls_page(asked, own=own)
+            found = await connection.execute(text(f"explain {page.text}"), {**asked, "limit": 51})
+            plan = "\n".join(found.scalars())
+            assert "Seq Scan" not in plan
+            assert "Sort  (" not in plan
+            assert plan.count(index) == 3
+    rare = (await stack.http.get("/llm/admin/calls", params={"caller": "rare"})).json()["calls"]
+    assert [(call["caller"], call["prompt_key"], call["http_status"]) for call in rare] == [
+        ("rare", "v1/chat/completions", 200)
+    ] * 4
+    own = (await stack.http.get("/llm/admin/calls", params={"prompt_key": "manual"})).json()["calls"]
+    assert [(call["caller"], call["http_status"], call["streamed"]) for call in own] == [("", None, False)] * 5
+    both = {"caller": "rare", "prompt_key": "v1/chat/completions", "limit": "1"}
+    page = (await stack.http.get("/llm/admin/calls", params=both)).json()
+    older = (await stack.http.get("/llm/admin/calls", params={**both, "before": page["next_before"]})).json()
+    assert [call["id"] for call in page["calls"] + older["calls"]] == [call["id"] for call in rare[:2]]
+    nobody = (await stack.http.get("/llm/admin/calls", params={"caller": "nobody"})).json()
+    assert nobody == {"calls": [], "next_before": None}
+    async with engine.connect() as connection:
+        shares = await repository.breakdown(connection, datetime(2026, 1, 1, tzinfo=UTC))
+    assert {(share["prompt_key"], share["prompt_version"]): share["n"] for share in shares} == {
+        ("manual", "1.0.0"): 5,
+        ("v1/chat/completions", ""): 19995,
+    }
 
 
 async def test_prompts_show_versions_hashes_and_arms(

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import orjson
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from libs.llm import calls
 from libs.llm.cache import ReplyCache, cache_key
-from libs.llm.call_record import CallRecord, new_call_id, time_of
+from libs.llm.call_record import BodyRow, CallRecord, CallRow, Kept, line_of, new_call_id, rows_of, time_of
 from libs.llm.calls import BATCH, Recorder
 from libs.llm.client import Client
 from libs.llm.experiments import Experiments
 from libs.llm.registry import Registry
 from libs.llm.settings import LLMSettings
+from libs.llm.spool import Spool
 from libs.upstreams.types import ChatRequest, Constraint, Message, Sampling, TimeSplit, Usage
 from tests.unit.llm_cases import GOOD, VERDICT_INPUTS, ScriptedEngine, reply, write_prompts
 
@@ -77,13 +80,13 @@ async def test_every_column_of_a_call_is_kept(engine: AsyncEngine, tmp_path: Pat
 async def test_many_calls_of_several_days_are_kept_once(engine: AsyncEngine, tmp_path: Path) -> None:
     recorder = Recorder(engine, service="forecast", state_dir=tmp_path)
     old = UUID(int=(int((datetime.now(UTC) - timedelta(days=3)).timestamp() * 1000) << 80) | (7 << 76) | (2 << 62) | 5)
-    calls = [call() for _ in range(BATCH * 2 + 7)] + [call(id=old)]
-    for one in [*calls, calls[0], call(id=old)]:
+    made = [call() for _ in range(BATCH * 2 + 7)] + [call(id=old)]
+    for one in [*made, made[0], call(id=old)]:
         recorder.record(one)
     await recorder.start()
     await recorder.close()
-    assert {row.id for row in await rows(engine)} == {one.id for one in calls}
-    assert len(await rows(engine, "select 1 from llm_bodies")) == len(calls)
+    assert {row.id for row in await rows(engine)} == {one.id for one in made}
+    assert len(await rows(engine, "select 1 from llm_bodies")) == len(made)
     assert not list((tmp_path / "spool").glob("*.jsonl"))
 
 
@@ -137,6 +140,128 @@ async def test_a_dropped_partition_is_made_again(engine: AsyncEngine, tmp_path: 
     again = Recorder(engine, service="forecast", state_dir=tmp_path)
     await again.start()
     await again.close()
+    assert [row.id for row in await rows(engine)] == [kept.id]
+
+
+def served(**changed: Any) -> CallRow:
+    """The row of a call that came through the gateway."""
+    call_id = new_call_id()
+    base = rows_of(call(id=call_id, prompt_key="v1/chat/completions", prompt_version=""), "api").call
+    return base._replace(**{"caller": "desk-1", "request_id": "req-1", "http_status": 200, "streamed": True, **changed})
+
+
+async def test_a_callers_request_is_a_row_and_its_body_only_where_it_is_given(
+    engine: AsyncEngine, tmp_path: Path
+) -> None:
+    recorder = Recorder(engine, service="api", state_dir=tmp_path)
+    await recorder.start()
+    bare, whole = served(), served(http_status=502, streamed=False, success=False, status="failed", error="e")
+    recorder.keep(bare)
+    recorder.keep(whole, BodyRow(whole.ts, whole.id, '[{"role": "user"}]', '{"n": 1}', None, "yes"))
+    recorder.record(call())
+    await recorder.close()
+    first, second, own = await rows(engine)
+    assert (first.id, first.caller, first.request_id, first.http_status, first.streamed) == (
+        bare.id,
+        "desk-1",
+        "req-1",
+        200,
+        True,
+    )
+    assert (second.http_status, second.streamed, second.success, second.error) == (502, False, False, "e")
+    assert (own.caller, own.request_id, own.http_status, own.streamed) == ("", "", None, False)
+    bodies = await rows(engine, "select * from llm_bodies order by id")
+    assert [body.id for body in bodies] == [whole.id, own.id]
+    assert (bodies[0].messages, bodies[0].sampling, bodies[0].reply) == ([{"role": "user"}], {"n": 1}, "yes")
+
+
+async def test_calls_that_are_stored_already_do_not_keep_new_ones_out(engine: AsyncEngine, tmp_path: Path) -> None:
+    first, second = served(), served()
+    body = BodyRow(first.ts, first.id, "[]", "{}", None, "x")
+    for batch in ([(first, body)], [(first, body), (second, None)], [(second, None), (first, None)]):
+        recorder = Recorder(engine, service="api", state_dir=tmp_path)
+        for row, kept in batch:
+            recorder.keep(row, kept)
+        await recorder.start()
+        await recorder.close()
+    assert [row.id for row in await rows(engine)] == [first.id, second.id]
+    assert len(await rows(engine, "select 1 from llm_bodies")) == 1
+    assert not list((tmp_path / "spool").glob("*.jsonl"))
+
+
+async def test_spooled_lines_come_back_as_they_were_and_only_once(engine: AsyncEngine, tmp_path: Path) -> None:
+    bare, stored, own = served(), served(), rows_of(call(), "api")
+    seen = Recorder(engine, service="api", state_dir=tmp_path)
+    await seen.start()
+    seen.keep(stored)
+    await seen.close()
+    Spool(tmp_path / "spool", "api").append([line_of(Kept(bare)), line_of(Kept(stored)), line_of(own)])
+    recorder = Recorder(engine, service="api", state_dir=tmp_path)
+    await recorder.start()
+    await recorder.close()
+    assert [row.id for row in await rows(engine)] == [bare.id, stored.id, own.call.id]
+    [first, *_] = await rows(engine)
+    assert (first.ts, first.caller, first.http_status, first.streamed) == (bare.ts, "desk-1", 200, True)
+    [body] = await rows(engine, "select * from llm_bodies")
+    assert (body.id, body.inputs) == (own.call.id, {"ticker": "AAPL"})
+    assert not list((tmp_path / "spool").glob("*.jsonl"))
+
+
+async def test_lines_that_an_earlier_release_spooled_are_stored(engine: AsyncEngine, tmp_path: Path) -> None:
+    """They know nothing of callers; a line that lacks more is refused alone."""
+    own = rows_of(call(), "api")
+    columns = own.call._asdict() | (own.body._asdict() if own.body is not None else {})
+    for name in ("caller", "request_id", "http_status", "streamed"):
+        del columns[name]
+    lame = {"ts": columns["ts"], "id": new_call_id(), "service": 7}
+    Spool(tmp_path / "spool", "api").append([orjson.dumps(lame), orjson.dumps(columns)])
+    recorder = Recorder(engine, service="api", state_dir=tmp_path)
+    await recorder.start()
+    await recorder.close()
+    [row] = await rows(engine)
+    assert (row.id, row.caller, row.http_status) == (own.call.id, "", None)
+    assert len(await rows(engine, "select 1 from llm_bodies")) == 1
+    assert not list((tmp_path / "spool").glob("*.jsonl"))
+
+
+async def test_a_document_that_postgres_cannot_hold_takes_no_other_call_with_it(
+    engine: AsyncEngine, tmp_path: Path
+) -> None:
+    """Too deep a document is no fault of the database's and must not be tried for ever."""
+    recorder = Recorder(engine, service="api", state_dir=tmp_path)
+    good, bad = served(), served()
+    recorder.keep(bad, BodyRow(bad.ts, bad.id, "[" * 100_000 + "]" * 100_000, "{}", None, ""))
+    recorder.keep(good)
+    await recorder.start()
+    await recorder.close()
+    assert [row.id for row in await rows(engine)] == [good.id]
+    assert not list((tmp_path / "spool").glob("*.jsonl"))
+
+
+async def test_the_queue_is_bounded_by_the_text_it_holds(
+    engine: AsyncEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "QUEUE_CHARACTERS", 10_000)
+    recorder = Recorder(engine, service="api", state_dir=tmp_path)
+    kept = [served() for _ in range(5)]
+    for row in kept:
+        recorder.keep(row, BodyRow(row.ts, row.id, "[]", "{}", None, "x" * 4000))
+    await recorder.start()
+    await recorder.close()
+    assert [row.id for row in await rows(engine)] == [row.id for row in kept[-2:]]
+
+
+async def test_a_call_that_no_row_can_be_made_of_takes_nobody_down(engine: AsyncEngine, tmp_path: Path) -> None:
+    class Unspeakable:
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    recorder = Recorder(engine, service="forecast", state_dir=tmp_path)
+    await recorder.start()
+    kept = call()
+    recorder.record(call(inputs={"x": Unspeakable()}))
+    recorder.record(kept)
+    await recorder.close()
     assert [row.id for row in await rows(engine)] == [kept.id]
 
 

@@ -25,6 +25,7 @@ from libs.keys import (
     read_keys,
     require,
 )
+from tests.unit.test_makefile import make
 
 
 @pytest.fixture
@@ -245,3 +246,61 @@ async def test_without_a_key_file_every_guarded_route_refuses_and_says_why(path:
         answer = await http.get("/thing", headers={"Authorization": "Bearer lexi_whatever"})
     assert answer.status_code == 401
     assert "make key" in answer.json()["detail"]
+
+
+def test_the_command_writes_what_a_key_may_do_and_nothing_else(path: Path) -> None:
+    asked = "--models a,b --priority batch --rpm 60 --tpm 100000 --concurrent 8 --cache on --record body"
+    assert main(["desk-1", "infer,read", "--file", str(path), *asked.split()]) == 0
+    assert main(["plain", "read", "--file", str(path)]) == 0
+    limited, plain = json.loads(path.read_text())
+    assert list(plain) == ["name", "sha256", "scopes"]
+    assert {name: value for name, value in limited.items() if name != "sha256"} == {
+        "name": "desk-1",
+        "scopes": ["infer", "read"],
+        "models": ["a", "b"],
+        "priority": "batch",
+        "limits": {"requests_per_minute": 60, "tokens_per_minute": 100000, "concurrent": 8},
+        "cache": "on",
+        "record": "body",
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [("--rpm=0", "limits.requests_per_minute"), ("--cache=yes", "cache"), ("--priority=urgent", "priority")],
+)
+def test_the_command_names_an_option_that_it_refuses(
+    path: Path, capsys: pytest.CaptureFixture[str], option: str, named: str
+) -> None:
+    assert main(["desk-1", "infer", "--file", str(path), option]) == 2
+    assert capsys.readouterr().err.startswith(f"{named}: ")
+    assert not path.exists()
+
+
+def test_make_key_hands_every_option_on() -> None:
+    words = "MODELS=a,b PRIORITY=batch RPM=60 TPM=100 CONCURRENT=8 CHOICES=2 CACHE=on RECORD=body"
+    shown = make("-n", "-o", "install", "key", "NAME=desk-1", "SCOPES=infer", *words.split()).stdout
+    given = " ".join(shown.replace("\\\n", " ").split())
+    assert (
+        'libs.keys "desk-1" "infer" --models "a,b" --priority "batch" --rpm "60" --tpm "100" --concurrent "8" '
+        '--choices "2" --cache "on" --record "body"'
+    ) in given
+    bare = make("-n", "-o", "install", "key", "NAME=desk-1", "SCOPES=infer").stdout
+    assert "--" not in bare.partition("libs.keys")[2]
+
+
+def test_a_key_is_found_among_many_and_answers_come_from_the_cache_only_where_it_says_so(path: Path) -> None:
+    path.parent.mkdir()
+    entries = [{"name": f"n{number}", "sha256": digest(f"t{number}"), "scopes": ["infer"]} for number in range(500)]
+    path.write_text(json.dumps([*entries[:-1], {**entries[-1], "cache": "on"}]))
+    ring = KeyRing.load(path)
+    found = [ring.identify(f"t{number}") for number in range(500)]
+    assert [key.name for key in found if key is not None] == [f"n{number}" for number in range(500)]
+    assert [key.name for key in found if key is not None and key.cache == "on"] == ["n499"]
+
+
+def test_what_the_operators_key_rewrites_keeps_every_other_entry_whole(tmp_path: Path, path: Path) -> None:
+    create_key(path, "desk-1", parse_scopes("infer"), limits={"concurrent": 3}, models=("m",), record="body")
+    before = read_keys(path)
+    ensure_operator_key(path, tmp_path)
+    assert read_keys(path)[1:] == before

@@ -50,6 +50,17 @@ async def test_a_check_that_fails_or_hangs_is_red(monkeypatch: pytest.MonkeyPatc
     assert answer.text.splitlines() == ["red    a: ConnectionRefusedError: no", "red    b: no answer within 0.05 s"]
 
 
+async def test_dependencies_that_come_and_go_are_asked_for_each_time() -> None:
+    checks: dict[str, Check] = {"lexi": says(None)}
+    app = probe_app(lambda: dict(checks))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        assert (await http.get("/ready")).text.splitlines() == ["green  lexi"]
+        checks["new"] = says(Degraded("down"))
+        assert (await http.get("/ready")).text.splitlines() == ["green  lexi", "yellow new: down"]
+        checks.clear()
+        assert (await http.get("/ready")).text == ""
+
+
 async def test_health_does_not_ask_the_dependencies() -> None:
     answer = await get("/health", {"database": says("gone")})
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})

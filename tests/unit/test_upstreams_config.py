@@ -96,12 +96,25 @@ def other(fields: str) -> str:
         (LEXI + "- {name: o, model: m, base_url: 'http://me:pw@h/v1', slots: 1}\n", "entry o: base_url: user names"),
         (other("api_key_env: NOT_SET_ANYWHERE"), "entry o: api_key_env: neither NOT_SET_ANYWHERE"),
         (other("context: 0"), "entry o: context"),
+        (other("queue_tokens: 0"), "entry o: queue_tokens"),
     ],
 )
 def test_each_mistake_names_file_entry_and_field(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(UpstreamConfigError, match=said) as caught:
         load_entries(write(tmp_path, text))
     assert str(tmp_path / "upstreams.yaml") in str(caught.value)
+
+
+def test_a_key_that_no_header_can_hold_names_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTED_KEY", "sécret\n")
+    text = LEXI + "- {name: h, model: m, base_url: 'http://h/v1', slots: 1, api_key_env: HOSTED_KEY}\n"
+    with pytest.raises(UpstreamConfigError, match="entry h: the key in HOSTED_KEY") as caught:
+        load_entries(write(tmp_path, text))
+    assert "cret" not in str(caught.value)
+    path = tmp_path / "upstreams.yaml"
+    path.write_text(LEXI)
+    with pytest.raises(UpstreamConfigError, match="LLM_API_KEY"):
+        load_entries(settings(path, llm_api_key=SecretStr("two\r\nlines")))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""A request to a place that can answer it, and the answer back.
+
+Each place is tried once. Another one is tried only while the client has seen nothing and the first has surely not
+begun to work: nothing left this process, or the place refused. What an engine may have read is never sent again.
+"""
+
+from collections.abc import Sequence
+from time import monotonic
+
+import orjson
+
+from libs.upstreams.clock import CallClock
+from libs.upstreams.errors import CannotSend, NoSlot, PromptTooLong, Refused, UpstreamError
+from libs.upstreams.exchange import Exchange
+from libs.upstreams.fit import Unfit, fit
+from libs.upstreams.roads import TAIL_S, accepted
+from libs.upstreams.types import Dialect
+from libs.upstreams.upstream import Upstream
+from libs.upstreams.visit import Visit
+from services.api.dataplane.answer import BadAnswer, read_answer
+from services.api.dataplane.call import Call
+from services.api.dataplane.errors import ApiError
+from services.api.dataplane.guard import STALL_S
+from services.api.dataplane.inquiry import Inquiry
+from services.api.dataplane.stream import ChoiceEvents, EventStream, ResponseEvents
+
+OK = 200
+TOO_MANY = 429
+SERVER_ERROR = 500
+MAX_PLACES = 3
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+
+
+async def forward(call: Call, inquiry: Inquiry, places: Sequence[Upstream]) -> None:
+    """Answer the client from the first place that can.
+
+    Raises `ApiError`, or an `UpstreamError`: that of the first place tried, or, once the client has seen a byte, that
+    of the stream that broke.
+    """
+    first: UpstreamError | None = None
+    for place in places[:MAX_PLACES]:
+        try:
+            last = await _visit(call, inquiry, place)
+        except UpstreamError as error:
+            first = first or error
+            if isinstance(error, Refused):
+                call.working = False
+            if call.outlet.status or not _may_go_elsewhere(error):
+                raise
+        else:
+            await _finish(call, inquiry, last)
+            return
+    assert first is not None  # noqa: S101 - there was at least one place, and it failed
+    raise first
+
+
+def _may_go_elsewhere(error: UpstreamError) -> bool:
+    if isinstance(error, Refused):
+        return error.status == TOO_MANY or error.status >= SERVER_ERROR
+    return isinstance(error, CannotSend) and not isinstance(error, NoSlot | PromptTooLong)
+
+
+async def _visit(call: Call, inquiry: Inquiry, place: Upstream) -> bytes:
+    """Ask one place. What is left to send once its slot is free again: the whole answer, or a stream's last events."""
+    clock = call.clock
+    async with Visit(place, clock, priority=call.priority, tokens=inquiry.tokens) as visit:
+        nature = await visit.acquainted()
+        exchange = await visit.send(inquiry.endpoint, _content(call, inquiry, place, nature.dialect))
+        call.sent_to(place.entry)
+        await accepted(exchange, clock)
+        if inquiry.stream:
+            return await _stream(call, inquiry, visit, exchange)
+        body = await _read_whole(exchange, clock)
+        call.gist = read_answer(inquiry.endpoint, body, keep_text=call.keeps_body)
+        visit.moved()
+        return body
+
+
+def _content(call: Call, inquiry: Inquiry, place: Upstream, dialect: Dialect) -> bytes:
+    try:
+        return orjson.dumps(
+            fit(dialect, inquiry.endpoint, inquiry.body, model=place.entry.model, priority=call.priority)
+        )
+    except Unfit as error:
+        raise ApiError(400, "unsupported_by_upstream", str(error), param=error.param) from error
+
+
+async def _read_whole(exchange: Exchange, clock: CallClock) -> bytes:
+    """A body to its end, so that the client gets all of it or an error."""
+    pieces, size = list[bytes](), 0
+    before = monotonic()
+    while chunk := await exchange.read(clock.due):
+        pieces.append(chunk)
+        size += len(chunk)
+        if size > MAX_ANSWER_BYTES:
+            raise BadAnswer(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+    clock.waited_s += monotonic() - before
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _events(call: Call, inquiry: Inquiry) -> EventStream:
+    if inquiry.endpoint == "responses":
+        return ResponseEvents(keep_text=call.keeps_body)
+    return ChoiceEvents(choices=inquiry.choices, wants_usage=inquiry.wants_usage, keep_text=call.keeps_body)
+
+
+async def _stream(call: Call, inquiry: Inquiry, visit: Visit, exchange: Exchange) -> bytes:
+    """Pass events on as they come, but for the last ones, which are given back."""
+    clock, outlet, guard = call.clock, call.outlet, call.guard
+    events = call.events = _events(call, inquiry)
+    while True:
+        before = monotonic()
+        chunk = await exchange.read(clock.due)
+        now = monotonic()
+        clock.waited_s += now - before
+        passed = events.feed(chunk) if chunk else events.ended()
+        if passed:
+            visit.moved(now)
+        if events.done:
+            exchange.leave(TAIL_S)
+            return passed
+        if passed and (outlet.status or events.error is None):
+            if not outlet.status:
+                await outlet.begin(*call.described())
+            guard.due = now + STALL_S
+            await outlet.piece(passed)
+            guard.due = clock.total_due
+            if call.kept is not None:
+                call.kept.append(passed)
+        if events.error is not None:
+            raise events.error
+
+
+async def _finish(call: Call, inquiry: Inquiry, last: bytes) -> None:
+    """Send what is left. The slot is free already: a slow client holds nothing but its own connection."""
+    outlet, guard = call.outlet, call.guard
+    guard.unwatch()
+    guard.due = monotonic() + STALL_S
+    if not inquiry.stream:
+        await outlet.whole(OK, last, *call.described())
+    else:
+        if not outlet.status:
+            await outlet.begin(*call.described())
+        await outlet.piece(last, last=True)
+    if call.kept is not None:
+        call.kept.append(last)
