@@ -110,6 +110,7 @@ class Visit:
                 # llama.cpp's server closes the socket after every streamed answer although its header promises to
                 # stay: no such connection may get into the pool for the moment before its end arrives.
                 keep_alive=nature.dialect != "llamacpp",
+                announced=nature.dialect == "vllm",
             )
         except ConnectFailed as error:
             raise clock.unreachable(error) from error.__cause__

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from libs.upstreams.errors import BrokenStream, ConnectFailed
-from libs.upstreams.exchange import HIGH_WATER, Exchange, Headers
+from libs.upstreams.exchange import HIGH_WATER, Exchange, Headers, Ticker
 
 IDLE_S = 4.0
 """How long a connection is kept unused: below the 5 s after which vLLM's server closes it."""
@@ -120,11 +120,13 @@ class _Connection(asyncio.Protocol):
             self._paused = True
             self._transport.pause_reading()
 
-    def usable(self) -> bool:
-        """Whether a resting connection can carry a request: a readable one was closed, or speaks out of turn."""
+    def usable(self, *, look: bool) -> bool:
+        """Whether a resting connection can carry a request. Looking at its socket tells of a close that the loop has
+        not come round to yet: a readable one was closed, or speaks out of turn.
+        """
         if self._transport is None or self._transport.is_closing():
             return False
-        return not self._poll.poll(0)
+        return not look or not self._poll.poll(0)
 
     @property
     def drained(self) -> bool:
@@ -134,7 +136,7 @@ class _Connection(asyncio.Protocol):
     def start(self, request: bytes, *, last: bool) -> Exchange:
         """Write a request; its exchange."""
         self._last = last
-        exchange = self._exchange = Exchange(self, self._loop)
+        exchange = self._exchange = Exchange(self, self._loop, self._wire.ticker)
         if self._transport is not None:
             self._transport.write(request)
         return exchange
@@ -167,6 +169,7 @@ class Wire:
             {"host": parts.netloc, "user-agent": "lexi-gateway", **(headers or {})}
         )
         self._idle_s = idle_s
+        self.ticker = Ticker()
         self._resting: deque[_Connection] = deque()
         self._all: set[_Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -180,13 +183,15 @@ class Wire:
         headers: Mapping[str, str] | bytes = b"",
         connect_s: float = 2.0,
         keep_alive: bool = True,
+        announced: bool = False,
     ) -> Exchange:
         """Write one request on a fresh or rested connection. Raises `ConnectFailed` when there is no connection.
 
-        Without `keep_alive` it is the connection's last one, whatever the server promises. `headers` may have been
-        through `encode_headers` before.
+        Without `keep_alive` it is the connection's last one, whatever the server promises. `announced`: the server says
+        so in the header of an answer when it will close after it, so that a connection that rested need not be looked
+        at. `headers` may have been through `encode_headers` before.
         """
-        connection = self._rested() or await self._connect(connect_s)
+        connection = self._rested(look=not announced) or await self._connect(connect_s)
         head = f"{method} {target}".encode("ascii") + self._fixed
         head += headers if isinstance(headers, bytes) else encode_headers(headers)
         if body or method not in {"GET", "HEAD", "DELETE"}:
@@ -210,12 +215,12 @@ class Wire:
         self._all.add(connection)
         return connection
 
-    def _rested(self) -> _Connection | None:
+    def _rested(self, *, look: bool) -> _Connection | None:
         """The connection that rested least, if it is fresh and still open."""
         now = monotonic()
         while self._resting:
             connection = self._resting.pop()
-            if now - connection.rested_at < self._idle_s and connection.usable():
+            if now - connection.rested_at < self._idle_s and connection.usable(look=look):
                 return connection
             connection.abort()
         return None
@@ -254,6 +259,7 @@ class Wire:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
+        self.ticker.close()
         self._resting.clear()
         for connection in tuple(self._all):
             connection.abort()

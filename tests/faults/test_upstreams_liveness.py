@@ -96,6 +96,7 @@ async def test_the_first_token_of_a_probe_lets_the_others_in() -> None:
 async def test_a_killed_server_is_down_and_its_return_heals(dialect: FakeDialect) -> None:
     async with FakeEngine(dialect=dialect) as fake, upstreams_on(fake) as upstreams:
         await fake.stop()
+        await asyncio.sleep(0.02)  # this process runs the server too: give its loop a pass to hear of the close
         with pytest.raises(ConnectFailed):
             await upstreams.chat(ASK, PATIENT)
         await inside(upstreams).beat()

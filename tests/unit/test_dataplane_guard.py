@@ -65,8 +65,16 @@ async def test_overdue_work_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     now[0] = 6.0
     assert await late == "overdue"
     assert not later.done()
-    guard.due = 6.0
-    assert await later == "overdue"
+    guard.client_must_take(6.0)
+    now[0] = 30.0
+    await asyncio.sleep(0.05)
+    guard.client_took()
+    now[0] = 40.0
+    await asyncio.sleep(0.05)
+    assert not later.done(), "it took what it was sent, so it has its time again"
+    guard.client_must_take(now[0])
+    now[0] = 50.5
+    assert await later == "overdue", "the total ends it, however patient we are with clients"
 
 
 async def test_a_server_that_stops_is_neither() -> None:

@@ -42,7 +42,7 @@ def feed_all(events: EventStream, pieces: list[bytes]) -> bytes:
         if events.error is None:
             passed += events.feed(piece)
     if events.error is None:
-        passed += events.ended()
+        events.ended()
     return passed
 
 

@@ -13,15 +13,15 @@ from libs.upstreams.clock import CallClock
 from libs.upstreams.errors import CannotSend, NoSlot, PromptTooLong, Refused, UpstreamError
 from libs.upstreams.exchange import Exchange
 from libs.upstreams.fit import Unfit, fit
-from libs.upstreams.roads import TAIL_S, accepted
+from libs.upstreams.roads import accepted
 from libs.upstreams.types import Dialect
 from libs.upstreams.upstream import Upstream
 from libs.upstreams.visit import Visit
 from services.api.dataplane.answer import BadAnswer, read_answer
 from services.api.dataplane.call import Call
 from services.api.dataplane.errors import ApiError
-from services.api.dataplane.guard import STALL_S
 from services.api.dataplane.inquiry import Inquiry
+from services.api.dataplane.relay import Relay
 from services.api.dataplane.stream import ChoiceEvents, EventStream, ResponseEvents
 
 OK = 200
@@ -69,7 +69,8 @@ async def _visit(call: Call, inquiry: Inquiry, place: Upstream) -> bytes:
         call.sent_to(place.entry)
         await accepted(exchange, clock)
         if inquiry.stream:
-            return await _stream(call, inquiry, visit, exchange)
+            call.events = _events(call, inquiry)
+            return await Relay(call, visit, exchange, call.events).run()
         body = await _read_whole(exchange, clock)
         call.gist = read_answer(inquiry.endpoint, body, keep_text=call.keeps_body)
         visit.moved()
@@ -104,38 +105,11 @@ def _events(call: Call, inquiry: Inquiry) -> EventStream:
     return ChoiceEvents(choices=inquiry.choices, wants_usage=inquiry.wants_usage, keep_text=call.keeps_body)
 
 
-async def _stream(call: Call, inquiry: Inquiry, visit: Visit, exchange: Exchange) -> bytes:
-    """Pass events on as they come, but for the last ones, which are given back."""
-    clock, outlet, guard = call.clock, call.outlet, call.guard
-    events = call.events = _events(call, inquiry)
-    while True:
-        before = monotonic()
-        chunk = await exchange.read(clock.due)
-        now = monotonic()
-        clock.waited_s += now - before
-        passed = events.feed(chunk) if chunk else events.ended()
-        if passed:
-            visit.moved(now)
-        if events.done:
-            exchange.leave(TAIL_S)
-            return passed
-        if passed and (outlet.status or events.error is None):
-            if not outlet.status:
-                await outlet.begin(*call.described())
-            guard.due = now + STALL_S
-            await outlet.piece(passed)
-            guard.due = clock.total_due
-            if call.kept is not None:
-                call.kept.append(passed)
-        if events.error is not None:
-            raise events.error
-
-
 async def _finish(call: Call, inquiry: Inquiry, last: bytes) -> None:
     """Send what is left. The slot is free already: a slow client holds nothing but its own connection."""
     outlet, guard = call.outlet, call.guard
     guard.unwatch()
-    guard.due = monotonic() + STALL_S
+    guard.client_must_take(monotonic())
     if not inquiry.stream:
         await outlet.whole(OK, last, *call.described())
     else:

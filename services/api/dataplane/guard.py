@@ -7,34 +7,55 @@ from typing import Any, Literal, TypeAlias, cast
 
 from starlette.types import Message, Receive
 
-LOOK_S = 0.5
-"""How often overdue work is looked for. Waiting for engines has its own timers, so this only bounds slow clients."""
+LOOK_S = 0.02
+"""How often work under way is looked through: for what is overdue because of a slow client (waiting for engines has its
+own timers), and for what takes long enough that its client may leave meanwhile.
+"""
 STALL_S = 30.0
 """How long a client may take no byte of a stream while it holds a slot."""
+SLACK_S = 0.25
+"""How much later than a call's own total the guard's is, so that an engine's slowness is not taken for the client's."""
 
 Ending: TypeAlias = Literal["left", "overdue"]
 
 
 class Guard:
-    """Watches over one request: cancels its task and remembers why in `ending`. `due` may be moved at any time."""
+    """Watches over one request: cancels its task and remembers why in `ending`."""
 
-    __slots__ = ("_future", "_loop", "_receive", "_task", "_waiting", "due", "ending")
+    __slots__ = ("_due", "_future", "_loop", "_receive", "_task", "_total_due", "_waiting", "ending")
 
-    def __init__(self, due: float, loop: asyncio.AbstractEventLoop) -> None:
-        self.due = due
+    def __init__(self, total_due: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._due = self._total_due = total_due + SLACK_S
         self.ending: Ending | None = None
         self._loop = loop
         self._task = asyncio.current_task(loop)
+        self._receive: Receive | None = None
         self._waiting: Coroutine[Any, Any, Message] | None = None
         self._future: asyncio.Future[Any] | None = None
 
     def watch(self, receive: Receive) -> None:
-        """From now on the client's leaving ends the work. The body must have been read.
+        """From now on the client's leaving ends the work, within `LOOK_S`. The body must have been read."""
+        self._receive = receive
 
-        The waiting coroutine is moved on by callbacks of what it waits for. A task of its own would do the same and
+    def client_must_take(self, now: float) -> None:
+        """From `now` on it is the client that is waited for, and not for long."""
+        self._due = min(now + STALL_S, self._total_due)
+
+    def client_took(self) -> None:
+        """It took what it was sent."""
+        self._due = self._total_due
+
+    def look(self, now: float) -> None:
+        """See whether the work is overdue, and begin to wait for the client's leaving where that has not begun."""
+        if self._due <= now:
+            self.end("overdue")
+        elif self._receive is not None and self._waiting is None:
+            self._await_message(self._receive)
+
+    def _await_message(self, receive: Receive) -> None:
+        """The waiting coroutine is moved on by callbacks of what it waits for. A task of its own would do the same and
         cost as much as all the checks of a request.
         """
-        self._receive = receive
         self._waiting = cast("Coroutine[Any, Any, Message]", receive())
         self._move()
 
@@ -46,11 +67,9 @@ class Guard:
         try:
             future: asyncio.Future[Any] | None = self._waiting.send(None)
         except StopIteration as end:
-            self._waiting = None
+            self._waiting = None  # any other message than this one: the next look waits for the next
             if end.value["type"] == "http.disconnect":
                 self.end("left")
-            else:
-                self.watch(self._receive)
         else:
             if future is None:
                 self._loop.call_soon(self._move)
@@ -73,12 +92,11 @@ class Guard:
     def release(self) -> None:
         """The work is done; nothing ends it any more."""
         self._task = None
-        if self._waiting is not None:
-            self.unwatch()
+        self.unwatch()
 
     def unwatch(self) -> None:
         """The answer is whole and about to be out: from here the server calls every client gone."""
-        waiting, self._waiting = self._waiting, None
+        waiting, self._waiting, self._receive = self._waiting, None, None
         if self._future is not None:
             self._future.remove_done_callback(self._move)
             self._future = None
@@ -95,11 +113,11 @@ class Guards:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def over(self, due: float) -> Guard:
+    def over(self, total_due: float) -> Guard:
         """A guard over the running task until it is released with `release`."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()  # each asking costs a system call
-        guard = Guard(due, self._loop)
+        guard = Guard(total_due, self._loop)
         self._guards.add(guard)
         if self._timer is None:
             self._timer = self._loop.call_later(LOOK_S, self._look)
@@ -113,7 +131,6 @@ class Guards:
     def _look(self) -> None:
         now, self._timer = self._clock(), None
         for guard in self._guards:
-            if guard.due <= now:
-                guard.end("overdue")
+            guard.look(now)
         if self._guards and self._loop is not None:
             self._timer = self._loop.call_later(LOOK_S, self._look)

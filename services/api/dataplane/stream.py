@@ -71,11 +71,10 @@ class EventStream:
             self.error = BrokenStream(f"an event is not what it should be: {type(error).__name__}")
         return False
 
-    def ended(self) -> bytes:
-        """The body ended: an error unless the answer was over. Gives what `feed` gives when there is nothing more."""
+    def ended(self) -> None:
+        """The body ended: an error unless the answer was over."""
         if not self.done and self.error is None:
             self.error = BrokenStream(self._missing())
-        return b""
 
     def error_event(self, document: dict[str, str | None]) -> bytes:
         """The event that tells a client that the answer broke off."""
