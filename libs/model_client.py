@@ -1,6 +1,6 @@
 """How a service gets hold of the model: settings to upstreams, registry, experiments, cache, recorder, client."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +38,10 @@ class Model:
         """The model name of the entry `lexi`."""
         return self.upstreams.model_of(LEXI)
 
-    def checks(self) -> dict[str, Check]:
-        """For `/ready`, as it is now: the prompts, the file of upstreams, and every upstream in it. Ask for them anew
-        each time, since entries come and go. A model that is away is yellow: we answer without it.
+    def checks(self, own: Mapping[str, Check]) -> dict[str, Check]:
+        """For `/ready`, as it is now: the process's own, then the prompts, the file of upstreams, and every upstream in
+        it. Ask for them anew each time, since entries come and go. A model that is away is yellow: we answer without
+        it. An upstream whose name is that of another line shows as `upstream NAME`, and hides nothing.
         """
 
         async def prompts() -> str | None:
@@ -50,8 +51,10 @@ class Model:
         async def upstreams_file() -> str | None:
             return None if self.upstreams.trouble is None else Degraded(self.upstreams.trouble)
 
-        checks: dict[str, Check] = {"prompts": prompts, "upstreams_file": upstreams_file}
-        return checks | {status.name: _check(status) for status in self.upstreams.status()}
+        checks: dict[str, Check] = {**own, "prompts": prompts, "upstreams_file": upstreams_file}
+        for status in self.upstreams.status():
+            checks[f"upstream {status.name}" if status.name in checks else status.name] = _check(status)
+        return checks
 
 
 def _check(status: UpstreamStatus) -> Check:

@@ -19,6 +19,7 @@ from libs import telemetry
 GRACE_S = 8.0
 DRAIN_S = 3
 CUT_S = 0.5
+UNTAKEN_MS = 30_000
 COLLECT_AFTER = 20_000
 """Objects more than before at which garbage is looked for."""
 OUR_PACKAGES = ("libs.", "services.", "tools.")
@@ -113,6 +114,8 @@ def _listen(host: str, port: int, variable: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Every connection inherits it: a peer that takes nothing for so long is gone, and what it was sent is let go of.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNTAKEN_MS)
     try:
         listener.bind((host, port))
         listener.listen(1024)

@@ -21,6 +21,7 @@ from libs.upstreams.errors import (
     NoSlot,
     PromptTooLong,
     Refused,
+    UnknownUpstream,
     UpstreamError,
 )
 from libs.upstreams.types import ChatReply, ChatRequest, Engine, TimeLimits
@@ -128,7 +129,7 @@ class Attempts:
         if not extra:
             self._budget.count_first()
         course = _Course(deadline)
-        names = (upstream, *(name for name in self._engine.fallbacks_of(upstream) if name != upstream))
+        names = (upstream, *(name for name in self._fallbacks_of(upstream) if name != upstream))
         error: UpstreamError = DeadlineExceeded("no time was left to ask", upstream=upstream)
         asked = upstream
         for number, name in enumerate(names):
@@ -140,6 +141,12 @@ class Attempts:
                 return Outcome(outcome, None, course.attempts, outcome.upstream or name, course.engine_s)
             error = outcome
         return Outcome(None, error, course.attempts, error.upstream or asked, course.engine_s)
+
+    def _fallbacks_of(self, upstream: str) -> tuple[str, ...]:
+        try:
+            return self._engine.fallbacks_of(upstream)
+        except UnknownUpstream:
+            return ()  # it was taken out while the question was under way; asking it says so
 
     def _may_move_on(self, course: _Course, error: UpstreamError) -> bool:
         """Whether the next upstream may be asked: for free where nothing was sent so far, else from the budget."""
@@ -206,4 +213,4 @@ def _elsewhere_may_help(error: UpstreamError) -> bool:
     """Whether another upstream may answer what this one did not."""
     if isinstance(error, Refused) and error.status in _FAULTS_OF_THE_ENTRY:
         return True
-    return error.retryable or isinstance(error, PromptTooLong | NoSlot)
+    return error.retryable or isinstance(error, PromptTooLong | NoSlot | UnknownUpstream)

@@ -40,6 +40,8 @@ class _Driver(Protocol):
 
     def transaction(self) -> AbstractAsyncContextManager[object]: ...
 
+    def terminate(self) -> None: ...
+
 
 class CallStore:
     """The tables of calls and bodies, for one writer."""
@@ -58,7 +60,10 @@ class CallStore:
                     await _store(driver, batch, again=again)
                 except BaseException as error:
                     if not is_refused(error):
-                        await connection.invalidate()  # SQLAlchemy does not see what the driver went through
+                        # SQLAlchemy does not see what the driver went through. Left to it, a server that hangs would
+                        # be waited for to say goodbye.
+                        driver.terminate()
+                        await connection.invalidate()
                     raise
         except BaseException:
             self._days.clear()  # a partition may have been dropped

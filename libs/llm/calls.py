@@ -74,7 +74,7 @@ class Recorder:
         self._closing = False
         self._away = False
         self._retry_at = 0.0
-        self._busy = False
+        self._in_hand = 0
         self._task: asyncio.Task[None] | None = None
 
     def record(self, call: CallRecord) -> None:
@@ -102,6 +102,8 @@ class Recorder:
 
     async def start(self) -> None:
         """Begin to write; what an earlier process left in the spool goes first."""
+        queue = self._queue
+        records_queued.set_function(lambda: len(queue))
         self._task = asyncio.create_task(self._run(), name="llm-recorder")
         self._task.add_done_callback(_report_death)
 
@@ -119,11 +121,13 @@ class Recorder:
             log.warning("recorder_closed_slowly", timeout_s=CLOSE_S)
         finally:
             while self._queue:
-                await self._to_spool(self._take())
+                rows = self._take()
+                await self._to_spool(rows)
+                self._in_hand -= len(rows)
 
     async def flush(self) -> None:
         """Return when everything recorded so far is written or spooled."""
-        while self._queue or self._busy:
+        while self._queue or self._in_hand:
             self._wake.set()
             self._hurry.set()
             await asyncio.sleep(0.01)
@@ -133,11 +137,10 @@ class Recorder:
         while not self._closing or self._queue:
             await self._wait()
             rows = self._take()
-            self._busy = bool(rows)
             try:
                 await self._keep(rows)
             finally:
-                self._busy = False
+                self._in_hand -= len(rows)
 
     async def _wait(self) -> None:
         """Until there is something to write, or, while lines wait in the spool, until it is time to try again."""
@@ -172,12 +175,12 @@ class Recorder:
         return kept
 
     def _take(self) -> list[Kept]:
-        """The next batch, oldest first."""
+        """The next batch, oldest first. It counts as in hand until it is written or spooled."""
         taken: list[Kept] = []
         least = self._characters - BATCH_CHARACTERS
         while self._queue and len(taken) < BATCH and (self._characters > least or not taken):
             taken.append(self._next())
-        records_queued.set(len(self._queue))
+        self._in_hand += len(taken)
         return taken
 
     async def _keep(self, rows: list[Kept]) -> None:
@@ -224,9 +227,16 @@ class Recorder:
             if rows and not await self._write(rows, outcome="replayed"):
                 return False
             # A long spool must not make the queue overflow.
-            if len(self._queue) >= BATCH and not await self._write_or_spool(self._take()):
+            if len(self._queue) >= BATCH and not await self._write_fresh():
                 return False
         return True
+
+    async def _write_fresh(self) -> bool:
+        rows = self._take()
+        try:
+            return await self._write_or_spool(rows)
+        finally:
+            self._in_hand -= len(rows)
 
     async def _to_spool(self, rows: list[Kept]) -> None:
         if not rows:

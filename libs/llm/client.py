@@ -23,7 +23,7 @@ from libs.llm.settings import LLMSettings
 from libs.llm.single_flight import SingleFlight
 from libs.llm.structured import Output, Parsed, Rejected
 from libs.llm.types import Answer, Arm, PromptVersion
-from libs.upstreams.errors import DeadlineExceeded, NoSlot
+from libs.upstreams.errors import DeadlineExceeded, NoSlot, UnknownUpstream
 from libs.upstreams.types import ChatReply, ChatRequest, Engine, Message, Priority, Sampling, TimeLimits
 
 LONGEST_REPLY_SHOWN = 4_000
@@ -110,15 +110,23 @@ class Client:
             inputs=inputs,
             request=request,
             upstream=upstream,
-            model=self._engine.model_of(upstream),
+            model=self._model_of(upstream),
             limits=within,
             started=started,
             deadline=started + within.total_s,
             subject=subject,
         )
-        if use_cache and request.sampling.temperature == 0:
-            return await self._ask_together(question)
+        kept_under = self._key_of(question, upstream) if use_cache and request.sampling.temperature == 0 else None
+        if kept_under is not None:
+            return await self._ask_together(kept_under, question)
         return (await self._ask_model(question)).answer
+
+    def _model_of(self, upstream: str) -> str:
+        """The model of an upstream; empty where there is none of that name, which asking it will tell."""
+        try:
+            return self._engine.model_of(upstream)
+        except UnknownUpstream:
+            return ""
 
     def _sampling(self, prompt: PromptVersion, given: Mapping[str, Any] | None) -> Sampling:
         """The call's word over the version's over the settings'."""
@@ -135,12 +143,11 @@ class Client:
                 raise SamplingRefused(f"sampling {name}: {problem}")
         return replace(merged, **chosen)
 
-    async def _ask_together(self, question: Question) -> Answer:
+    async def _ask_together(self, key: str, question: Question) -> Answer:
         """Ask at temperature 0, where one question has one answer: from the cache, or with all who ask it now.
 
         Where the shared call ran out of its first caller's time, those who have some left ask again.
         """
-        key = self._key_of(question, question.upstream)
         while self._flights.under_way(key):
             with self._ledger.waiting(question) as wait:
                 landed = await wait.until_deadline(self._flights.run(key, lambda: self._fly(key, question)))
@@ -176,13 +183,17 @@ class Client:
         left = question.deadline - self._clock()
         if self._cache is not None and landed.reply is not None and landed.answer.status == "ok" and left > 0:
             # Under the upstream that answered: a fallback's words must not stand for the first choice's.
-            key = self._key_of(question, landed.answer.upstream)
-            await self._cache.put(key, landed.reply, call_id=landed.answer.call_id, within_s=left)
+            answered = self._key_of(question, landed.answer.upstream)
+            if answered is not None:
+                await self._cache.put(answered, landed.reply, call_id=landed.answer.call_id, within_s=left)
         return landed
 
-    def _key_of(self, question: Question, upstream: str) -> str:
-        """Under which an upstream's reply to this question is kept."""
-        model, place = self._engine.model_of(upstream), self._engine.place_of(upstream)
+    def _key_of(self, question: Question, upstream: str) -> str | None:
+        """Under which an upstream's reply to this question is kept; None where it was taken out meanwhile."""
+        try:
+            model, place = self._engine.model_of(upstream), self._engine.place_of(upstream)
+        except UnknownUpstream:
+            return None
         return cache_key(question.request, question.prompt, model=model, place=place)
 
     async def _ask_model(self, question: Question) -> _Landed:

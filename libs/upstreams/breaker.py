@@ -8,6 +8,8 @@ from math import ceil
 
 from libs.upstreams.errors import BreakerOpen
 
+MOST_OUTCOMES = 256
+
 
 class BreakerState(StrEnum):
     """Closed lets everything pass, open nothing, half-open one trial call, or all where the server was seen back."""
@@ -37,11 +39,13 @@ class Breaker:
     def __init__(self, clock: Callable[[], float], rules: BreakerRules | None = None) -> None:
         self._clock = clock
         self._rules = rules or BreakerRules()
-        self._outcomes: deque[tuple[float, bool]] = deque(maxlen=256)
+        self._window_s = self._rules.window_s
+        self._outcomes: deque[tuple[float, bool]] = deque()
         self._failed = 0
         self._opened_at: float | None = None
         self._rest_s = self._rules.rest_s
         self._trials = 0
+        self._tried_at = 0.0
         self._era = 0  # grows with every change, so that a trial of before it is told from one of now
         self._seen_back = False
         self.reason = ""
@@ -58,7 +62,7 @@ class Breaker:
         """Whether a call would be let through now."""
         if self._opened_at is None:
             return True
-        return self.state is BreakerState.HALF_OPEN and (not self._trials or self._seen_back)
+        return self.state is BreakerState.HALF_OPEN and not self._on_trial
 
     def check(self) -> None:
         """Raise `BreakerOpen` if a call would not be let through now."""
@@ -68,8 +72,15 @@ class Breaker:
         if state is BreakerState.OPEN:
             left = max(1, ceil(self._rest_s - (self._clock() - self._opened_at)))
             raise BreakerOpen(f"not asked: {self.reason}; trying again in {left} s", retry_after_s=left)
-        if state is BreakerState.HALF_OPEN and self._trials and not self._seen_back:
+        if self._on_trial:
             raise BreakerOpen(f"not asked: one trial call is under way after: {self.reason}")
+
+    @property
+    def _on_trial(self) -> bool:
+        """Whether others must wait for a trial call. One whose answer comes in one piece at its end may take an hour
+        to tell: it keeps others out no longer than a failure would.
+        """
+        return self._trials > 0 and not self._seen_back and self._clock() - self._tried_at < self._rest_s
 
     def enter(self) -> int:
         """Let a call through, or raise `BreakerOpen`.
@@ -80,14 +91,15 @@ class Breaker:
             return 0
         self.check()
         self._trials += 1
+        self._tried_at = self._clock()
         return self._era
 
     def succeeded(self, *, probe: int) -> None:
         """A call got what it asked for. Only a trial's success closes an open breaker."""
-        if probe and self._opened_at is not None:
-            self.reset()
-        elif self._opened_at is None:
+        if self._opened_at is None:
             self._note(failed=False)
+        elif probe:
+            self.reset()
 
     def failed(self, reason: str, *, probe: int) -> None:
         """A call failed for a reason that is the upstream's. A trial's failure opens for twice as long.
@@ -145,9 +157,9 @@ class Breaker:
         self._failed = 0
 
     def _note(self, *, failed: bool) -> None:
-        now = self._clock()
-        outcomes = self._outcomes
-        while outcomes and (now - outcomes[0][0] > self._rules.window_s or len(outcomes) == outcomes.maxlen):
+        now, outcomes = self._clock(), self._outcomes
+        oldest = now - self._window_s
+        while outcomes and (outcomes[0][0] < oldest or len(outcomes) == MOST_OUTCOMES):
             self._failed -= outcomes.popleft()[1]
         outcomes.append((now, failed))
         self._failed += failed

@@ -38,7 +38,7 @@ async def detect(wire: Wire, entry: UpstreamEntry, until: float) -> Nature:
 async def _dialect(wire: Wire, entry: UpstreamEntry, until: float) -> Dialect:
     models = (await _object(wire, f"{entry.api_path}/models", until, required=True)).get("data")
     listed = cast("list[object]", models) if isinstance(models, list) else []
-    owners = {_member(model, "owned_by") for model in listed}
+    owners = {owner for model in listed if isinstance(owner := _member(model, "owned_by"), str)}
     if "vllm" in owners:
         return "vllm"
     if "llamacpp" in owners:

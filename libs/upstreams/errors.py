@@ -2,6 +2,7 @@
 
 UpstreamError
 ├── CannotSend            nothing left this process: retrying elsewhere is safe
+│   ├── UnknownUpstream       no entry of that name, or none any more
 │   ├── PromptTooLong         prompt plus answer exceed the context window
 │   ├── NoSlot                the deadline passed while waiting for this process's share of slots
 │   ├── QueueFull             too much waits for this process's share of slots, or it would be answered too late
@@ -21,6 +22,13 @@ class UpstreamError(Exception):
 
     code: str = "upstream_error"
     retryable: bool = True
+    quotes_engine: bool = False
+    """Whether the message holds words of the engine, which may quote a prompt."""
+
+    @property
+    def in_short(self) -> str:
+        """What may be shown to anybody: the code, and the message where all of it is ours."""
+        return self.code if self.quotes_engine else f"{self.code}: {self}"
 
     def __init__(self, message: str, *, upstream: str = "") -> None:
         super().__init__(message)
@@ -31,6 +39,13 @@ class CannotSend(UpstreamError):
     """Nothing was sent."""
 
     code = "cannot_send"
+
+
+class UnknownUpstream(CannotSend):
+    """The file of upstreams has no entry of that name, or none any more."""
+
+    code = "unknown_upstream"
+    retryable = False
 
 
 class PromptTooLong(CannotSend):
@@ -80,6 +95,7 @@ class Refused(UpstreamError):
     """
 
     code = "refused"
+    quotes_engine = True
 
     def __init__(
         self,
@@ -95,6 +111,11 @@ class Refused(UpstreamError):
         self.retry_after_s = retry_after_s
         self.content = content
         self.retryable = status in {408, 409, 425, 429} or status >= 500
+
+    @property
+    def in_short(self) -> str:
+        """The code and the status."""
+        return f"{self.code}: answered {self.status}"
 
 
 class FirstTokenTimeout(UpstreamError):
@@ -117,9 +138,16 @@ class DeadlineExceeded(UpstreamError):
 
 
 class BrokenStream(UpstreamError):
-    """The stream was cut, was malformed, or ended without a finish reason."""
+    """The stream was cut, was malformed, or ended without a finish reason.
+
+    `of_request`: the request may be why it cannot be read, so that it does not speak against the engine.
+    """
 
     code = "broken_stream"
+
+    def __init__(self, message: str, *, of_request: bool = False, upstream: str = "") -> None:
+        super().__init__(message, upstream=upstream)
+        self.of_request = of_request
 
 
 class NotRecorded(UpstreamError):

@@ -114,9 +114,10 @@ class Exchange:
             await self._wait(until)
         return self._came()
 
-    async def pour(self, sink: Callable[[bytes], bool], until: float) -> None:
-        """Give what comes of the body to `sink`, in the pass of the loop in which it comes, until that returns False or
-        the body ends (`complete`). `postpone` moves `until`. Raises `Overdue`, `BrokenStream`, and what `sink` raises.
+    async def pour(self, sink: Callable[[bytes], bool], until: float) -> bool:
+        """Give what comes of the body to `sink`, in the pass of the loop in which it comes, until that returns False.
+        True when the body ended before, and `sink` has had all of it. `postpone` moves `until`. Raises `Overdue`,
+        `BrokenStream`, and what `sink` raises.
 
         For a stream of many small pieces this costs half of reading them one after the other, since nobody is woken.
         """
@@ -124,9 +125,11 @@ class Exchange:
         try:
             while True:
                 if self._body and not sink(self._came()):
-                    return
-                if self.complete or await self._wait(until):
-                    return
+                    return False
+                if self.complete:
+                    return True
+                if await self._wait(until):
+                    return False
         finally:
             self._sink = None
 

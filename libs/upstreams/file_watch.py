@@ -19,6 +19,7 @@ class FileWatch:
         self._settings = settings
         self._taken: Mark | None = None
         self._seen: Mark | None = None
+        self._refused = False
         self.trouble: str | None = None
 
     def load(self) -> dict[str, UpstreamEntry]:
@@ -35,7 +36,8 @@ class FileWatch:
         """The entries of a file that changed, else None.
 
         It is read once two looks in a row found it alike, and taken if it stayed so meanwhile: a file that is being
-        written in place may be good YAML with half of its entries. One that is missing or broken changes nothing.
+        written in place may be good YAML with half of its entries. One that is missing or broken changes nothing, and a
+        broken one is read again with every look: what is wrong may lie beside it, such as a file that holds a key.
         """
         path = self._settings.upstreams_file
         mark = _mark(path)
@@ -44,17 +46,18 @@ class FileWatch:
             self.trouble = f"{path}: it is gone; what it said last still holds"
             return None
         seen, self._seen = self._seen, mark
-        if mark == self._taken or mark != seen:
+        if mark != seen or (mark == self._taken and not self._refused):
             return None
         try:
             entries = load_entries(self._settings)
         except UpstreamConfigError as error:
             if _mark(path) == mark:
-                self._taken, self.trouble = mark, f"{error}; what it said before still holds"
+                self._taken, self._refused = mark, True
+                self.trouble = f"{error}; what it said before still holds"
             return None
         if _mark(path) != mark:
             return None
-        self._taken, self.trouble = mark, None
+        self._taken, self._refused, self.trouble = mark, False, None
         return entries
 
 

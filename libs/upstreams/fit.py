@@ -11,6 +11,8 @@ the client then gets free text and no error. Here each wish is said so that the 
 | a grammar | `grammar` | `grammar` | no |
 | a regular expression | `regex` | no | no |
 
+For responses, vLLM too is told a schema in `text.format`: older ones ignore the other field there.
+
 A schema goes to llama.cpp as it is. Our own grammars (`grammar.py`) would be narrower than the caller's schema, in its
 array lengths for one, and nothing here validates the answer.
 """
@@ -44,6 +46,13 @@ GUIDED_OPTIONS: Mapping[str, str] = {"guided_whitespace_pattern": "whitespace_pa
 LLAMACPP_FORMS = ("response_format", "text", "grammar", "json_schema")
 """Fields by which llama.cpp's callers, or OpenAI's, bind an answer."""
 
+LLAMACPP_NAMES: Mapping[str, str] = {
+    "n_predict": "use max_tokens",
+    "n_cmpl": "use n",
+    "id_slot": "which of its slots a server uses is its own business",
+}
+"""Fields of llama.cpp's own by which an answer would be longer than was counted, or take another's place."""
+
 _MARGIN = 8
 """Levels that a schema given as text may be put below, of the 254 that orjson writes."""
 
@@ -74,6 +83,8 @@ def fit(dialect: Dialect, endpoint: str, body: Mapping[str, Any], *, model: str,
         fitted["priority"] = priority
     else:
         fitted.pop("priority", None)
+        if dialect == "llamacpp":
+            _refuse_own_names(fitted)
     if fitted.get("stream") is True and endpoint in COUNTED:
         fitted["stream_options"] = _counted(fitted.get("stream_options"))
     guided = [name for name in fitted if name.startswith("guided_")]
@@ -82,6 +93,12 @@ def fit(dialect: Dialect, endpoint: str, body: Mapping[str, Any], *, model: str,
     elif dialect == "llamacpp" and any(name in fitted for name in LLAMACPP_FORMS):
         _say_standard_forms(endpoint, fitted)
     return fitted
+
+
+def _refuse_own_names(fitted: Fields) -> None:
+    for name, instead in LLAMACPP_NAMES.items():
+        if fitted.pop(name, None) is not None:
+            raise Unfit(f"{name} is not accepted here: {instead}", param=name)
 
 
 def _counted(options: object) -> Fields:
@@ -202,6 +219,9 @@ def _type_of(form: object) -> object:
 
 def _say(dialect: Dialect, endpoint: str, wish: Wish, fitted: Fields) -> None:
     if dialect == "vllm":
+        if endpoint == "responses" and wish.kind == "json" and not wish.options:
+            _say_in_text_format(wish, fitted)
+            return
         given = wish.kind == AS_GIVEN
         fitted["structured_outputs"] = wish.value if given else {wish.kind: wish.value, **wish.options}
         return
@@ -232,10 +252,14 @@ def _say_to_llamacpp(endpoint: str, wish: Wish, fitted: Fields) -> None:
 def _say_to_openai(endpoint: str, wish: Wish, fitted: Fields) -> None:
     if wish.kind not in ("json", "json_object") or endpoint == "completions":
         raise _unknown("openai", wish)
+    if endpoint == "responses":
+        _say_in_text_format(wish, fitted)
+    else:
+        fitted["response_format"] = _response_format(wish)
+
+
+def _say_in_text_format(wish: Wish, fitted: Fields) -> None:
     form = _response_format(wish)
-    if endpoint != "responses":
-        fitted["response_format"] = form
-        return
     text = fitted.get("text")
     if text is not None and not isinstance(text, dict):
         raise Unfit("text must be an object", param="text")

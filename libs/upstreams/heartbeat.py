@@ -56,13 +56,14 @@ class Pulse:
         self.state: UpstreamState = "unknown"
         self.reason = "not looked at yet"
         self.progress_at = now
+        self.moved_at = 0.0
         self.stuck_s = stuck_s
         self._progress: float | None = None
         self._silent = 0
 
     def moved(self, now: float) -> None:
         """A piece of an answer came to this process: progress seen with our own eyes."""
-        self.progress_at = now
+        self.progress_at = self.moved_at = now
 
     def take(self, now: float, beat: Beat) -> None:
         """Take a look into account."""

@@ -11,7 +11,7 @@ import structlog
 
 from libs.upstreams.choice import best_first, usable_first
 from libs.upstreams.config import LEXI, UpstreamEntry
-from libs.upstreams.errors import BreakerOpen
+from libs.upstreams.errors import BreakerOpen, UnknownUpstream
 from libs.upstreams.file_watch import FileWatch
 from libs.upstreams.settings import UpstreamSettings
 from libs.upstreams.types import ChatReply, ChatRequest, Role, TimeLimits, UpstreamStatus
@@ -25,10 +25,6 @@ DRAINED_S = 0.2
 """How often an upstream that was taken out is looked at for calls still in flight."""
 
 log = structlog.get_logger(__name__)
-
-
-class UnknownUpstreamError(KeyError):
-    """No entry of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +128,8 @@ class Upstreams:
         """Become what a new file says. Calls in flight go on where they are, also at what is not listed any more, and
         so do those in line there, but for requests from outside where another replica stays.
 
-        An entry at the same address stays the same upstream, with its calls and the breaker's memory, whatever else
-        changed about it. A new one is looked at once before requests get to it.
+        An entry with the same model at the same address stays the same upstream, with its calls and the breaker's
+        memory, whatever else changed about it. A new one is looked at once before requests get to it.
         """
         before, upstreams = self._upstreams, dict[str, Upstream]()
         for name, entry in entries.items():
@@ -203,9 +199,8 @@ class Upstreams:
         try:
             return self._upstreams[name]
         except KeyError as error:
-            raise UnknownUpstreamError(
-                f"there is no upstream {name!r}; there are {', '.join(self._upstreams)}"
-            ) from error
+            known = ", ".join(self._upstreams)
+            raise UnknownUpstream(f"there is no upstream {name!r}; there are {known}", upstream=name) from error
 
 
 def _taken_out() -> BreakerOpen:

@@ -117,7 +117,11 @@ def told(error: object) -> BrokenStream | Refused:
     told = cast("dict[str, object]", error) if isinstance(error, dict) else {"message": str(error)}
     message = f"the engine sent an error: {brief(told.get('message', ''))}"
     code = told.get("code")
-    return Refused(message, status=code) if isinstance(code, int) and code in CLIENT_ERRORS else BrokenStream(message)
+    if isinstance(code, int) and code in CLIENT_ERRORS:
+        return Refused(message, status=code)
+    broken = BrokenStream(message)
+    broken.quotes_engine = True
+    return broken
 
 
 def brief(text: object) -> str:

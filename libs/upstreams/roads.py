@@ -46,8 +46,10 @@ async def accepted(exchange: Exchange, clock: CallClock) -> None:
     `BrokenStream`.
     """
     before = monotonic()
-    status = await exchange.head(clock.due)
-    clock.waited_s += monotonic() - before
+    try:
+        status = await exchange.head(clock.due)
+    finally:
+        clock.waited_s += monotonic() - before
     if status == OK:
         return
     text = b""

@@ -85,7 +85,10 @@ class Slots:
         """Change the share, and the bound of what waits. Slots held beyond a smaller share stay held until they are
         given back, and who stands in line beyond a smaller bound stays.
         """
+        before = self._share
         self._fit(share, queue_tokens)
+        if self._waiting and share != before:
+            self._drain.began(monotonic(), share)
         self._serve()
 
     def take_now(self) -> bool:
@@ -136,10 +139,15 @@ class Slots:
                 self._send_away(waiter, reason())
 
     def _serve(self) -> None:
+        """Give out what is free. Who would be answered too late makes way for the next, but only one at a time: how
+        long an answer takes is a guess, and each turn tells whether it was a good one.
+        """
+        may_pass = True
         while self._waiting and self._used < self._share:
             waiter = next(iter(self._levels[min(self._levels)].line))
             now = monotonic()
-            if waiter.tokens and self._waiting > 1 and self._too_late(-1, waiter.until, tokens=waiter.tokens, now=now):
+            if may_pass and waiter.tokens and self._waiting > 1 and self._is_late(waiter, now):
+                may_pass = False
                 self._send_away(waiter, self._full(waiter.priority, "the answer would have come too late", now))
                 continue
             self._leave(waiter)
@@ -165,8 +173,13 @@ class Slots:
         """Whether one more fits behind these. One larger than the bound may wait where it is alone."""
         return callers < self.queue_calls and (not waiting or waiting + tokens <= self.queue_tokens)
 
+    def _is_late(self, waiter: _Waiter, now: float) -> bool:
+        """Whether a caller whose turn it is would be answered too late even if all goes well."""
+        drain = self._drain
+        return drain.known and now + drain.least_s(waiter.tokens, now) * SPARE > waiter.until
+
     def _too_late(self, ahead: int, until: float, *, tokens: int, now: float) -> bool:
-        """Whether a caller with so many ahead would miss its deadline, as far as can be told. -1: its turn is now."""
+        """Whether a caller with so many ahead would miss its deadline, as far as can be told."""
         if not self._drain.known:
             return False
         needed = (self._drain.wait_s(ahead, now) or 0.0) + (self._drain.answer_s(tokens, now) or 0.0)

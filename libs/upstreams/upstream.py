@@ -104,6 +104,15 @@ class Upstream:
             share = max(1, share * actual // entry.slots)
         self.slots.resize(share, queue_tokens=entry.queue_tokens or share * (entry.context or TOKENS_PER_SLOT))
 
+    def believable(self, tokens: int, choices: int) -> int:
+        """Of the tokens that a request asks for, what it can come to: a window for each of its choices. More would
+        block the line, or drive everybody out of it, for an answer that cannot be so long. 0 choices: no answer.
+        """
+        most = self.slots.queue_tokens
+        if choices:
+            most = min(most, choices * (self.entry.context or TOKENS_PER_SLOT))
+        return min(tokens, most)
+
     async def beat(self) -> None:
         """Look at the server once, and act on what changed."""
         before = self.pulse.state
@@ -145,9 +154,10 @@ class Upstream:
                 self.slots.dismiss(lambda: BreakerOpen(said, retry_after_s=after_s))
 
     def is_at(self, entry: UpstreamEntry) -> bool:
-        """Whether another entry of this name means this server: address, key and dialect are the same."""
+        """Whether another entry of this name means this server and its model, which those in line have asked for."""
         mine = self.entry
-        return (mine.base_url, mine.api_key, mine.dialect) == (entry.base_url, entry.api_key, entry.dialect)
+        same_server = (mine.base_url, mine.api_key, mine.dialect) == (entry.base_url, entry.api_key, entry.dialect)
+        return same_server and mine.model == entry.model
 
     def adopt(self, entry: UpstreamEntry) -> None:
         """Take over what another entry for the same server says."""
@@ -182,7 +192,11 @@ class Upstream:
         while True:
             hosted = self._nature is not None and self._nature.dialect == "openai"
             await asyncio.sleep(HOSTED_BEAT_S if hosted else BEAT_S)
-            await self.beat()
+            try:
+                await self.beat()
+            except Exception:
+                # Whatever a server says, it must be looked at again.
+                log.exception("upstream_look_failed", upstream=self.entry.name)
 
     @property
     def place(self) -> str:

@@ -10,6 +10,7 @@ from libs.upstreams.detect import Nature
 from libs.upstreams.errors import (
     BrokenStream,
     ConnectFailed,
+    DeadlineExceeded,
     FirstTokenTimeout,
     IdleTimeout,
     NoSlot,
@@ -31,29 +32,42 @@ class Visit:
     went. An async context manager; what leaves its block is judged and counted, and names the upstream.
 
     `priority` orders those who wait, lower first; `tokens` is what the request is estimated to need, by which the line
-    is bounded (0 for our own calls, which always find a place in it).
+    is bounded (0 for our own calls, which always find a place in it). Of so many `choices`; 0 where none is generated.
     """
 
-    __slots__ = ("_began_at", "_exchange", "_priority", "_probe", "_tokens", "_waited_s", "clock", "upstream")
+    __slots__ = (
+        "_began_at",
+        "_choices",
+        "_exchange",
+        "_priority",
+        "_probe",
+        "_tokens",
+        "_waited_s",
+        "clock",
+        "upstream",
+    )
 
-    def __init__(self, upstream: "Upstream", clock: CallClock, *, priority: int, tokens: int = 0) -> None:
+    def __init__(
+        self, upstream: "Upstream", clock: CallClock, *, priority: int, tokens: int = 0, choices: int = 1
+    ) -> None:
         self.upstream = upstream
         self.clock = clock
         self._priority = priority
         self._tokens = tokens
+        self._choices = choices
         self._probe = 0
         self._exchange: Exchange | None = None
-        self._began_at = self._waited_s = 0.0
 
     async def __aenter__(self) -> Self:
         """Wait for a slot. Raises `NoSlot`, `QueueFull`, `BreakerOpen`, or `DeadlineExceeded` where no time is left."""
         upstream, clock = self.upstream, self.clock
-        self._began_at, self._waited_s = monotonic(), clock.waited_s
+        self._began_at = began = monotonic()
+        self._waited_s = clock.waited_s
         try:
-            upstream.breaker.check()
-            clock.check(self._began_at)
+            clock.check(began)
             if not upstream.slots.take_now():
-                await self._wait_in_line()
+                upstream.breaker.check()
+                await self._wait_in_line(began)
             try:
                 self._probe = upstream.breaker.enter()
             except BaseException:
@@ -134,13 +148,14 @@ class Visit:
         clock.moved(now)
         upstream.pulse.moved(now)
 
-    async def _wait_in_line(self) -> None:
-        slots, clock = self.upstream.slots, self.clock
+    async def _wait_in_line(self, began: float) -> None:
+        upstream, clock = self.upstream, self.clock
+        slots = upstream.slots
         if slots.share == 0:
-            raise self.upstream.no_share()
-        began = monotonic()
+            raise upstream.no_share()
+        tokens = upstream.believable(self._tokens, self._choices)
         try:
-            await slots.take(self._priority, clock.total_due, tokens=self._tokens)
+            await slots.take(self._priority, clock.total_due, tokens=tokens)
         except TimeoutError as error:
             raise NoSlot(f"none of {slots.share} slots came free within {clock.limits.total_s:g} s") from error
         finally:
@@ -152,19 +167,32 @@ class Visit:
         if error is None:
             upstream.breaker.succeeded(probe=probe)
             return
-        if isinstance(error, FirstTokenTimeout | IdleTimeout):
+        if isinstance(error, FirstTokenTimeout | IdleTimeout) or self._was_silent(error):
             sent_at = self.clock.sent_at or self.clock.started_at
             bad = not (upstream.pulse.state == "busy" and upstream.pulse.progress_at > sent_at)
+        elif isinstance(error, BrokenStream):
+            bad = not error.of_request
         else:
-            refused = isinstance(error, Refused) and error.status >= SERVER_ERROR
-            bad = refused or isinstance(error, ConnectFailed | BrokenStream)
-        if bad and isinstance(error, UpstreamError):
-            upstream.breaker.failed(f"{error.code}: {error}", probe=probe)
+            bad = isinstance(error, ConnectFailed) or (isinstance(error, Refused) and error.status >= SERVER_ERROR)
+        if bad:
+            told = error if isinstance(error, UpstreamError) else self.clock.exhausted()
+            upstream.breaker.failed(told.in_short, probe=probe)
             upstream.send_away_if_open()
         elif isinstance(error, Refused):
             upstream.breaker.succeeded(probe=probe)
         else:
             upstream.breaker.undecided(probe=probe)
+
+    def _was_silent(self, error: BaseException) -> bool:
+        """Whether an answer in one piece stayed away until its time was up, for longer than that of a stream may, and
+        nobody else was answered meanwhile either. Only the total bounds such an answer, and a short one says nothing.
+        """
+        clock, now = self.clock, monotonic()
+        # Who watches over the total may cancel before the reading itself is overdue.
+        late = isinstance(error, DeadlineExceeded) or (isinstance(error, asyncio.CancelledError) and clock.spent(now))
+        if not late or not clock.whole or clock.sent_at is None or clock.begun_at is not None:
+            return False
+        return self.upstream.pulse.moved_at < clock.sent_at and now - clock.sent_at >= clock.limits.first_token_s
 
     def _count(self, error: BaseException | None) -> None:
         meters = self.upstream.meters

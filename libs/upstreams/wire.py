@@ -66,13 +66,18 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._exchange = None
-            exchange.fail(BrokenStream(f"the answer is not HTTP: {error}"))
+            if exchange.complete:
+                exchange.wake()  # what is wrong came after its end
+            else:
+                exchange.fail(BrokenStream(f"the answer is not HTTP: {error}"))
             self.abort()
         else:
             exchange.wake()
 
     def on_message_begin(self) -> None:
-        """httptools: an answer begins."""
+        """httptools: an answer begins. One that nobody asked for must not be taken for the next one's."""
+        if self._exchange is None:
+            raise ValueError("an answer without a request")
         self._headers = []
         self._header_bytes = 0
         self._until_close = False
@@ -96,7 +101,8 @@ class _Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """httptools: a piece of the body. A reader that lags stops the socket."""
-        if self._exchange is not None and self._exchange.take(body) > HIGH_WATER:
+        exchange = self._exchange
+        if exchange is not None and exchange.status and exchange.take(body) > HIGH_WATER:
             self._pause()
 
     def on_message_complete(self) -> None:

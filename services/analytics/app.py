@@ -40,7 +40,7 @@ async def open_app(listen: ListenSettings) -> AsyncGenerator[FastAPI, None]:
         state = AnalyticsState(engine=engine, summaries=summaries)
 
         def checks() -> dict[str, Check]:
-            return {**database_checks(engine), "keys": keys.check, **model.checks()}
+            return model.checks({**database_checks(engine), "keys": keys.check})
 
         try:
             yield create_app(state, keys=keys, checks=checks)

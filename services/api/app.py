@@ -71,15 +71,15 @@ async def open_app(listen: ListenSettings, settings: ApiSettings) -> AsyncGenera
         )
 
         def checks() -> dict[str, Check]:
-            return {**database_checks(engine), "keys": keys.check, **model.checks()}
+            return model.checks({**database_checks(engine), "keys": keys.check})
 
+        answers = None if model.cache is None else AnswerCache(model.cache)
         data_plane = DataPlane(
             keys=keys,
             upstreams=model.upstreams,
             accounts=Accounts(model.recorder, models=model.upstreams.models),
-            cache=None if model.cache is None else AnswerCache(model.cache),
+            cache=answers,
             settings=limits,
-            max_body_bytes=settings.api_max_body_bytes,
         )
         try:
             yield Front(
@@ -89,3 +89,5 @@ async def open_app(listen: ListenSettings, settings: ApiSettings) -> AsyncGenera
             )
         finally:
             await health.close()
+            if answers is not None:
+                await answers.close()

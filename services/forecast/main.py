@@ -83,7 +83,7 @@ async def main(stop: asyncio.Event) -> None:
         async with open_model(engine, role="forecast", state_dir=listen.local_state) as model:
             worker = make_worker(feed, plan, model=model, forecaster=forecaster, ground=ground)
             own = {"feed": worker.feed_check, "progress": worker.waiting_check}
-            app = probe_app(lambda: {**database_checks(engine), **own, **model.checks()})
+            app = probe_app(lambda: model.checks({**database_checks(engine), **own}))
             address = {"host": listen.api_host, "variable": "FORECAST_METRICS_PORT"}
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(serve(app, port=listen.forecast_metrics_port, stop=stop, **address))

@@ -172,7 +172,7 @@ def house(folder: Path, database_url: str, well: Mapping[str, FakeEngine]) -> Ge
             lexi_url=room.engines[WELL].base_url,
             more=places,
             API_IDLE_TIMEOUT_S="1",
-            API_MAX_BODY_BYTES="262144",
+            API_MAX_PROMPT_BYTES="262144",
             API_FIRST_BYTE_TIMEOUT_S="60",
         ) as url:
             yield House(url=url, engines=room.engines)

@@ -82,6 +82,11 @@ class FakeEngine:
         self.faults: deque[Fault] = deque()
         self.fault_status = 500
         self.fault_body: str | None = None
+        self.fault_event: dict[str, object] = {
+            "message": "EngineCore died",
+            "type": "InternalServerError",
+            "code": 500,
+        }
         self.retry_after: str | None = None
         self.huge_bytes = 1024 * 1024
         self.context: int | None = None
@@ -204,7 +209,7 @@ class FakeEngine:
             reply, chunks = replace(reply, text="x" * self.huge_bytes, tokens_out=1), 1
         form = shape(Asked(body, reply, self.model, self.dialect, chunks, len(self.requests)))
         delay_s = self.delay_s if reply.delay_s is None else reply.delay_s
-        serving = Serving(connection, form, fault, delay_s, lambda: self.gap_s, self._stepped)
+        serving = Serving(connection, form, fault, delay_s, lambda: self.gap_s, self._stepped, self.fault_event)
         try:
             async with self._slot(int(body.get("priority") or 0) if self.dialect == "vllm" else 0):
                 await serving.answer(stream=bool(body.get("stream")))

@@ -6,6 +6,9 @@ from typing import Any
 from tests.fakes.engine_forms import Asked, tools_called, words
 from tests.fakes.engine_replies import split
 
+STATUSES = {"length": "incomplete", "failed": "failed", "in_progress": "in_progress"}
+"""The status of a response by the reply's finish reason; completed where it is another."""
+
 
 class ResponseForm:
     """`/v1/responses`: one message, or calls of functions. Its stream ends with a terminal event and no `[DONE]`."""
@@ -22,8 +25,7 @@ class ResponseForm:
         self.length = len(self._parts)
 
     def whole(self) -> dict[str, Any]:
-        cut = self._asked.reply.finish_reason == "length"
-        return self._response("incomplete" if cut else "completed", self._output())
+        return self._response(STATUSES.get(self._asked.reply.finish_reason, "completed"), self._output())
 
     def opening(self) -> bytes:
         begun = self._response("in_progress", [])
@@ -84,6 +86,7 @@ class ResponseForm:
     def _response(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
         asked = self._asked
         incomplete = {"reason": "max_output_tokens"} if status == "incomplete" else None
+        error = {"code": "server_error", "message": "the engine died"} if status == "failed" else None
         return {
             "id": f"resp_fake_{asked.number}",
             "object": "response",
@@ -91,7 +94,7 @@ class ResponseForm:
             "model": asked.model,
             "status": status,
             "output": output,
-            "error": None,
+            "error": error,
             "incomplete_details": incomplete,
             "instructions": asked.body.get("instructions"),
             "metadata": asked.body.get("metadata"),

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tests.fakes.engine_forms import Form
@@ -19,7 +19,8 @@ OVERHANG = 64
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """One answer: its form, what goes wrong, and how fast it comes. `stepped` is told of each piece that went out."""
+    """One answer: its form, what goes wrong, and how fast it comes. `stepped` is told of each piece that went out,
+    `error` is what an error event says."""
 
     connection: Connection
     form: Form
@@ -27,6 +28,7 @@ class Serving:
     delay_s: float
     gap_s: Callable[[], float]
     stepped: Callable[[int], None]
+    error: Mapping[str, object]
 
     async def answer(self, *, stream: bool) -> bool:
         """Give it. True where it was given whole."""
@@ -45,7 +47,10 @@ class Serving:
             await self._break_whole()
             return False
         self.stepped(0)
-        self.connection.answer(200, json.dumps(self.form.whole()).encode())
+        whole = self.form.whole()
+        if self.fault is Fault.NO_USAGE:
+            del whole["usage"]
+        self.connection.answer(200, json.dumps(whole).encode())
         return True
 
     async def _head_only(self, *, stream: bool) -> None:
@@ -135,8 +140,7 @@ class Serving:
                 connection.write(b'data: {"choices": [{"delta": {"content": \n\n')
                 connection.end()
             case Fault.ERROR_EVENT:
-                error = {"error": {"message": "EngineCore died", "type": "InternalServerError", "code": 500}}
-                connection.write(b"data: " + json.dumps(error).encode() + b"\n\n")
+                connection.write(b"data: " + json.dumps({"error": self.error}).encode() + b"\n\n")
                 connection.write(b"data: [DONE]\n\n")
                 connection.end()
             case _:

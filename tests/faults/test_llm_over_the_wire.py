@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from libs.upstreams.pool import Upstreams
 from libs.upstreams.settings import UpstreamSettings
 from libs.upstreams.types import TimeLimits
 from tests.fakes.engine import FakeEngine, Fault
+from tests.faults.upstream_cases import inside
 from tests.unit.llm_cases import GOOD, VERDICT_INPUTS, MemoryCache, Remembering, write_prompts
 
 QUICK = TimeLimits(connect_s=1, first_token_s=0.1, idle_s=0.1, total_s=5)
@@ -29,9 +31,11 @@ async def until(condition: Callable[[], object]) -> None:
 class Wired:
     """A client on real upstreams."""
 
-    def __init__(self, client: Client, recorder: Remembering) -> None:
+    def __init__(self, client: Client, recorder: Remembering, cache: MemoryCache, upstreams: Upstreams) -> None:
         self.client = client
         self.recorder = recorder
+        self.cache = cache
+        self.upstreams = upstreams
 
 
 @asynccontextmanager
@@ -54,18 +58,18 @@ async def wired(folder: Path, *fakes: FakeEngine) -> AsyncGenerator[Wired]:
     settings = UpstreamSettings(llm_base_url=fakes[0].base_url, upstreams_file=file)
     upstreams = Upstreams.load(settings, role="forecast")
     registry = Registry.load_quietly(write_prompts(folder))
-    recorder = Remembering()
+    recorder, cache = Remembering(), MemoryCache()
     client = Client(
         engine=upstreams,
         registry=registry,
         experiments=Experiments.build(registry),
-        cache=MemoryCache(),
+        cache=cache,
         recorder=recorder,
         settings=LLMSettings(),
     )
     await upstreams.start()
     try:
-        yield Wired(client, recorder)
+        yield Wired(client, recorder, cache, upstreams)
     finally:
         await upstreams.close()
 
@@ -146,3 +150,43 @@ async def test_a_caller_that_leaves_frees_the_slot(tmp_path: Path) -> None:
         await until(lambda: not fake.active and desk.recorder.calls)
         assert fake.aborted == 1
         assert [row.status for row in desk.recorder.calls] == ["cancelled"]
+
+
+async def test_an_entry_that_is_taken_out_costs_neither_an_answer_under_way_nor_its_row(tmp_path: Path) -> None:
+    slow = FakeEngine(reply=GOOD, delay_s=0.3, model="Model-second1")
+    async with FakeEngine() as fake, slow as leaving, wired(tmp_path, fake, leaving) as desk:
+        call = asyncio.create_task(desk.client.ask("verdict", VERDICT_INPUTS, upstream="second1"))
+        await until(lambda: leaving.active)
+        await desk.upstreams.reload({"lexi": replace(inside(desk.upstreams).entry, fallback=())})
+        answer = await call
+        assert (answer.status, answer.upstream) == ("ok", "second1")
+        assert desk.cache.kept == {}
+        for use_cache in (True, False):
+            gone = await desk.client.ask("verdict", VERDICT_INPUTS, upstream="second1", use_cache=use_cache)
+            assert gone.status == "unavailable"
+            assert "unknown_upstream" in (gone.error or "")
+        assert [row.status for row in desk.recorder.calls] == ["ok", "failed", "failed"]
+        assert len(leaving.requests) == 1
+
+
+async def test_a_fallback_that_is_taken_out_meanwhile_leaves_the_next_one(tmp_path: Path) -> None:
+    async with (
+        FakeEngine() as first,
+        FakeEngine() as gone,
+        FakeEngine(reply=GOOD, model="Model-second2") as last,
+        wired(tmp_path, first, gone, last) as desk,
+    ):
+        lexi, second2 = inside(desk.upstreams), inside(desk.upstreams, "second2")
+        while lexi.slots.take_now():
+            pass
+        call = asyncio.create_task(desk.client.ask("verdict", VERDICT_INPUTS))
+        await until(lambda: lexi.slots.waiting)
+        stays = {"lexi": replace(lexi.entry, fallback=("second2",)), "second2": second2.entry}
+        await desk.upstreams.reload(stays)
+        lexi.breaker.trip("a test")
+        lexi.send_away_if_open()
+        answer = await call
+        assert (answer.status, answer.upstream) == ("ok", "second2")
+        assert gone.requests == []
+        while lexi.slots.used:
+            lexi.slots.give_back()

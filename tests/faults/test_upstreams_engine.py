@@ -18,9 +18,10 @@ from libs.upstreams.errors import (
     NoSlot,
     PromptTooLong,
     Refused,
+    UnknownUpstream,
     UpstreamError,
 )
-from libs.upstreams.pool import UnknownUpstreamError, Upstreams
+from libs.upstreams.pool import Upstreams
 from libs.upstreams.types import Constraint, Engine, Message, Priority, Sampling, TimeLimits
 from tests.fakes.engine import FakeEngine, Fault, Reply
 from tests.fakes.engine_replies import FakeDialect
@@ -219,7 +220,7 @@ async def test_fallbacks_that_look_dead_come_last() -> None:
         await inside(upstreams, "second").beat()
         assert upstreams.fallbacks_of("lexi") == ("third", "second")
         assert upstreams.model_of("third") == "Lexi"
-        with pytest.raises(UnknownUpstreamError, match="fourth"):
+        with pytest.raises(UnknownUpstream, match="fourth"):
             upstreams.model_of("fourth")
 
 

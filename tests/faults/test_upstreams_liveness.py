@@ -69,8 +69,11 @@ async def test_the_end_of_an_old_probe_does_not_close_a_breaker_that_opened_agai
 
 async def test_a_cancelled_probe_does_not_keep_the_breaker_open() -> None:
     async with FakeEngine() as fake, upstreams_on(fake) as upstreams:
-        inside(upstreams).breaker = Breaker(monotonic, BreakerRules(rest_s=0))
-        inside(upstreams).breaker.trip("a test")
+        start = monotonic()
+        breaker = inside(upstreams).breaker = Breaker(lambda: now, BreakerRules(rest_s=600))
+        now = start
+        breaker.trip("a test")
+        now += 600
         fake.fault = Fault.SILENT
         probe = asyncio.create_task(upstreams.chat(ASK, PATIENT))
         await until(lambda: fake.active == 1)

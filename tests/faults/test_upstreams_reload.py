@@ -10,14 +10,16 @@ import pytest
 from prometheus_client import REGISTRY
 
 from libs.upstreams import pool
+from libs.upstreams import upstream as upstream_module
 from libs.upstreams.clock import CallClock
-from libs.upstreams.errors import BreakerOpen, NoSlot
-from libs.upstreams.pool import UnknownUpstreamError, Upstreams
+from libs.upstreams.config import UpstreamEntry
+from libs.upstreams.errors import BreakerOpen, NoSlot, UnknownUpstream
+from libs.upstreams.pool import Upstreams
 from libs.upstreams.settings import UpstreamSettings
 from libs.upstreams.upstream import Upstream
 from libs.upstreams.visit import Visit
 from tests.fakes.engine import FakeEngine, Fault
-from tests.faults.upstream_cases import ASK, PATIENT, inside, until
+from tests.faults.upstream_cases import ASK, PATIENT, inside, until, upstreams_on
 
 LEXI = "- {name: lexi, slots: 8, shares: {forecast: 4}}\n"
 
@@ -76,7 +78,7 @@ async def test_an_entry_comes_is_used_and_goes(path: Path, monkeypatch: pytest.M
         await until(lambda: names(upstreams) == ["lexi"])
         assert inside(upstreams) is kept
         assert upstreams.models() == ("Lexi",)
-        with pytest.raises(UnknownUpstreamError):
+        with pytest.raises(UnknownUpstream):
             upstreams.model_of("new")
         await until(lambda: REGISTRY.get_sample_value("lexi_upstream_slots_in_use", labels) is None)
         assert REGISTRY.get_sample_value("lexi_upstream_calls_total", labels | {"outcome": "ok"}) is None
@@ -220,3 +222,70 @@ async def test_those_in_line_at_an_entry_that_goes_leave_for_a_replica_that_stay
                 await outside
             assert (await own).text == "OK"
             await until(lambda: old.wire.open_connections == 0)
+
+
+async def test_those_in_line_for_one_model_are_not_sent_on_as_asking_for_another(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(place: Upstream) -> str:
+        async with Visit(place, CallClock(PATIENT, monotonic()), priority=4, tokens=10) as visit:
+            return visit.upstream.entry.model
+
+    async with FakeEngine() as fake, FakeEngine(model="Other") as other:
+        write(path, LEXI, entry("one", other))
+        async with running(path, fake, monkeypatch) as upstreams:
+            before = inside(upstreams, "one")
+            for _ in range(4):
+                assert before.slots.take_now()
+            call = asyncio.create_task(ask(before))
+            await until(lambda: before.slots.waiting == 1)
+            write(path, LEXI, entry("one", other).replace("model: Other", "model: Large"))
+            await until(lambda: upstreams.models() == ("Lexi", "Large"))
+            assert inside(upstreams, "one") is not before
+            for _ in range(4):
+                before.slots.give_back()
+            assert await call == "Other"
+
+
+async def test_a_model_list_of_another_form_stops_neither_the_start_nor_the_looking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = 0
+
+    async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal looks
+        while await reader.readline():
+            while await reader.readline() != b"\r\n":
+                pass
+            looks += 1
+            body = b'{"data": [{"id": "m", "owned_by": ["me", {}]}]}'
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        writer.close()
+
+    monkeypatch.setattr(upstream_module, "HOSTED_BEAT_S", 0.01)
+    server = await asyncio.start_server(odd, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    upstreams = Upstreams({"lexi": UpstreamEntry("lexi", "m", url, "auto", 4, {"forecast": 4})}, role="forecast")
+    await upstreams.start()
+    assert upstreams.status()[0].state == "up"
+    seen = looks
+    await until(lambda: looks > seen + 2)
+    await upstreams.close()
+    server.close()
+
+
+async def test_a_look_that_goes_wrong_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_module, "BEAT_S", 0.01)
+    async with FakeEngine() as fake, upstreams_on(fake) as upstreams:
+        pulse, wrong = inside(upstreams).pulse, 0
+
+        def take(now: float, beat: object) -> None:
+            nonlocal wrong
+            wrong += 1
+            raise LookupError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(pulse, "take", take)
+            await until(lambda: wrong >= 2)
+        await fake.stop()
+        await until(lambda: pulse.state == "down")

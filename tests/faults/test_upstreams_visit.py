@@ -1,6 +1,8 @@
 """A visit: what goes out, what the breaker learns of how it went, and that its slot and its socket are let go."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from time import monotonic
 
@@ -8,10 +10,12 @@ import orjson
 import pytest
 from prometheus_client import REGISTRY
 
-from libs.upstreams.breaker import BreakerState
+from libs.upstreams.breaker import Breaker, BreakerState
 from libs.upstreams.clock import CallClock
+from libs.upstreams.config import UpstreamEntry
 from libs.upstreams.errors import (
     BreakerOpen,
+    BrokenStream,
     ConnectFailed,
     DeadlineExceeded,
     FirstTokenTimeout,
@@ -22,6 +26,7 @@ from libs.upstreams.errors import (
 from libs.upstreams.exchange import Exchange
 from libs.upstreams.pool import Upstreams
 from libs.upstreams.types import TimeLimits
+from libs.upstreams.upstream import Upstream
 from libs.upstreams.visit import Visit
 from tests.fakes.engine import FakeEngine, Fault
 from tests.faults.upstream_cases import ASK, PATIENT, inside, until, upstreams_on
@@ -214,3 +219,110 @@ async def test_waiting_for_anothers_question_what_the_server_is_ends_with_the_ow
         with pytest.raises(ConnectFailed, match="did not say in time what it is"):
             await patient
         assert len(fake.paths) == 1
+
+
+async def test_an_answer_that_the_request_may_have_made_unreadable_does_not_speak_against_the_engine() -> None:
+    async def unreadable(upstreams: Upstreams, *, of_request: bool) -> None:
+        for _ in range(5):
+            with pytest.raises(BrokenStream):
+                async with visiting(upstreams):
+                    raise BrokenStream("not an answer", of_request=of_request)
+
+    async with FakeEngine() as fake, upstreams_on(fake) as upstreams:
+        await unreadable(upstreams, of_request=True)
+        assert inside(upstreams).breaker.state is BreakerState.CLOSED
+        assert orjson.loads(await ask(visiting(upstreams)))["choices"]
+        await unreadable(upstreams, of_request=False)
+        assert inside(upstreams).breaker.state is BreakerState.OPEN
+
+
+@asynccontextmanager
+async def silent_hosted_api() -> AsyncGenerator[tuple[FakeEngine, Upstreams]]:
+    """An API without counters that lists its models and answers nothing."""
+    async with FakeEngine(dialect="openai") as fake:
+        entry = UpstreamEntry("lexi", "Lexi", fake.base_url, "openai", 64, {"forecast": 8})
+        upstreams = Upstreams({"lexi": entry}, role="forecast")
+        await upstreams.start()
+        fake.fault = Fault.SILENT
+        yield fake, upstreams
+        await upstreams.close()
+
+
+async def in_one_piece(upstreams: Upstreams, *, first_token_s: float, total_s: float, cancelled: bool = False) -> None:
+    """Ask for an answer that is not streamed; `cancelled` by who watches over the total."""
+    visit = visiting(upstreams, limits=replace(PATIENT, first_token_s=first_token_s, total_s=total_s))
+    visit.clock.expect_whole()
+    async with visit:
+        exchange = await visit.send("chat/completions", BODY)
+        if cancelled:
+            await asyncio.sleep(total_s)
+            raise asyncio.CancelledError
+        await exchange.head(visit.clock.due)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_silence_longer_than_a_stream_may_keep_counts_for_answers_in_one_piece_too(*, cancelled: bool) -> None:
+    async with silent_hosted_api() as (_, upstreams):
+        calls = [in_one_piece(upstreams, first_token_s=0.05, total_s=0.2, cancelled=cancelled) for _ in range(5)]
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(end) for end in ended} == {asyncio.CancelledError if cancelled else DeadlineExceeded}
+        assert inside(upstreams).breaker.state is BreakerState.OPEN
+        assert "deadline_exceeded" in inside(upstreams).breaker.reason
+
+
+async def test_a_short_deadline_says_nothing_of_the_engine_nor_a_long_answer_while_others_come() -> None:
+    async with silent_hosted_api() as (fake, upstreams):
+        short = [in_one_piece(upstreams, first_token_s=0.5, total_s=0.1) for _ in range(8)]
+        assert all(isinstance(end, DeadlineExceeded) for end in await asyncio.gather(*short, return_exceptions=True))
+        assert inside(upstreams).breaker.state is BreakerState.CLOSED
+        long = [asyncio.create_task(in_one_piece(upstreams, first_token_s=0.1, total_s=1.0)) for _ in range(5)]
+        await until(lambda: fake.active == 5)
+        fake.fault = Fault.NONE
+        await ask(visiting(upstreams))
+        assert all(isinstance(end, DeadlineExceeded) for end in await asyncio.gather(*long, return_exceptions=True))
+        assert inside(upstreams).breaker.state is BreakerState.CLOSED
+
+
+async def test_a_slow_trial_call_does_not_keep_others_from_an_engine_that_is_well() -> None:
+    async with FakeEngine() as fake, upstreams_on(fake) as upstreams:
+        now, upstream = 0.0, inside(upstreams)
+        breaker = upstream.breaker = Breaker(lambda: now)
+        breaker.trip("a test")
+        now += 5
+        fake.delay_s = 30.0
+        trial = asyncio.create_task(ask(visiting(upstreams)))
+        await until(lambda: fake.active == 1)
+        fake.delay_s = 0.0
+        with pytest.raises(BreakerOpen, match="one trial call"):
+            await ask(visiting(upstreams))
+        now += 5
+        await ask(visiting(upstreams))
+        assert breaker.state is BreakerState.CLOSED
+        assert not trial.done()
+        trial.cancel()
+
+
+async def test_an_estimate_beyond_what_the_window_holds_neither_blocks_the_line_nor_empties_it() -> None:
+    async with FakeEngine() as fake, upstreams_on(fake, share=2) as upstreams:
+        fake.fault = Fault.SILENT
+        slots, held = inside(upstreams).slots, [asyncio.create_task(ask(visiting(upstreams))) for _ in range(2)]
+        assert slots.queue_tokens == 2 * 4096
+        await until(lambda: fake.active == 2)
+        fake.fault = Fault.NONE
+        patient = asyncio.create_task(ask(visiting(upstreams, priority=9, tokens=600)))
+        await until(lambda: slots.waiting == 1)
+        greedy = asyncio.create_task(ask(visiting(upstreams, priority=4, tokens=10**9)))
+        await until(lambda: slots.waiting == 2)
+        assert slots.tokens_waiting == 600 + 4096
+        other = asyncio.create_task(ask(visiting(upstreams, priority=4, tokens=600)))
+        await until(lambda: slots.waiting == 3)
+        held[0].cancel()
+        await asyncio.gather(patient, greedy, other)
+        held[1].cancel()
+
+
+def test_what_a_request_can_come_to() -> None:
+    entry = UpstreamEntry("lexi", "Lexi", "http://h/v1", "vllm", 64, {"api": 4}, 1000)
+    upstream = Upstream(entry, "api", monotonic)
+    assert [upstream.believable(10**9, choices) for choices in (1, 3, 9, 0)] == [1000, 3000, 4000, 4000]
+    assert upstream.believable(700, 1) == 700

@@ -295,3 +295,12 @@ def test_content_is_never_searched(endpoint: Endpoint, name: str, value: object)
     body = {"model": "Lexi", **fields}
     inquiry = read_inquiry(endpoint, orjson.dumps(body), choices=4)
     assert {field: inquiry.body[field] for field in fields} == fields
+
+
+@pytest.mark.parametrize("encoding", ["bytes", "bytes_only", "", 1, ["float"]])
+def test_embeddings_come_as_json_in_any_case(encoding: object) -> None:
+    refused = refusal("embeddings", encoding_format=encoding)
+    assert (refused.status, refused.code, refused.param) == (400, "invalid_body", "encoding_format")
+    for known in (None, "float", "base64"):
+        assert inquire("embeddings", encoding_format=known).body["encoding_format"] == known
+    assert inquire("completions", encoding_format=encoding).tokens, "a field of embeddings alone"

@@ -1,12 +1,23 @@
 """Health, readiness with its three colours, metrics."""
 
 import asyncio
+from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from libs import probes
+from libs.llm.calls import Recorder
+from libs.llm.client import Client
+from libs.llm.experiments import Experiments
+from libs.llm.registry import Registry
+from libs.model_client import Model
 from libs.probes import Check, Degraded, probe_app
+from libs.upstreams.config import UpstreamEntry
+from libs.upstreams.pool import Upstreams
+from tests.unit.llm_cases import write_prompts
 
 
 def says(reason: str | None) -> Check:
@@ -70,3 +81,28 @@ async def test_metrics_speak_prometheus() -> None:
     answer = await get("/metrics", {})
     assert answer.headers["content-type"].startswith("text/plain")
     assert "# HELP" in answer.text
+
+
+async def test_an_upstream_with_the_name_of_another_line_hides_nothing(tmp_path: Path) -> None:
+    names = ("lexi", "database", "prompts")
+    entries = {name: UpstreamEntry(name, "m", "http://127.0.0.1:9/v1", "vllm", 1, {"api": 1}) for name in names}
+    engine = create_async_engine("postgresql+asyncpg://nobody@127.0.0.1:9/none")
+    model = Model(
+        client=cast("Client", None),
+        registry=Registry.load_quietly(write_prompts(tmp_path)),
+        experiments=cast("Experiments", None),
+        upstreams=Upstreams(entries, role="api"),
+        recorder=Recorder(engine, service="api", state_dir=tmp_path),
+        cache=None,
+    )
+    answer = await get("/ready", model.checks({"database": says("gone"), "keys": says(None)}))
+    assert answer.status_code == 503
+    assert [line.split(":")[0].split(maxsplit=1) for line in answer.text.splitlines()] == [
+        ["red", "database"],
+        ["green", "keys"],
+        ["yellow", "prompts"],
+        ["green", "upstreams_file"],
+        ["yellow", "lexi"],
+        ["yellow", "upstream database"],
+        ["yellow", "upstream prompts"],
+    ]

@@ -70,6 +70,35 @@ def test_after_the_rest_one_probe_passes_and_its_success_closes(breaker: Breaker
     assert not breaker.enter()
 
 
+def test_a_trial_that_takes_its_time_keeps_others_out_for_no_longer_than_a_rest(breaker: Breaker, clock: Clock) -> None:
+    fail(breaker, 3)
+    clock.now += RULES.rest_s
+    slow = breaker.enter()
+    clock.now += RULES.rest_s - 1
+    assert not breaker.passes
+    with pytest.raises(BreakerOpen, match="one trial call is under way"):
+        breaker.check()
+    clock.now += 1
+    assert breaker.passes
+    second = breaker.enter()
+    assert not breaker.passes, "the second one keeps others out as long again"
+    breaker.succeeded(probe=second)
+    assert breaker.state is BreakerState.CLOSED
+    breaker.undecided(probe=slow)
+    assert breaker.state is BreakerState.CLOSED
+
+
+def test_two_trials_that_fail_one_after_the_other_lengthen_the_rest_once(breaker: Breaker, clock: Clock) -> None:
+    fail(breaker, 3)
+    clock.now += RULES.rest_s
+    slow = breaker.enter()
+    clock.now += RULES.rest_s
+    breaker.failed("again", probe=breaker.enter())
+    breaker.failed("late", probe=slow)
+    clock.now += 2 * RULES.rest_s
+    assert breaker.state is BreakerState.HALF_OPEN
+
+
 def test_a_failed_probe_doubles_the_rest_up_to_the_longest(breaker: Breaker, clock: Clock) -> None:
     fail(breaker, 3)
     rests: list[float] = []

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from libs.upstreams.file_watch import FileWatch
 from libs.upstreams.settings import UpstreamSettings
 
@@ -52,7 +54,24 @@ def test_another_file_put_in_its_place_is_seen_even_with_the_same_size_and_time(
     assert entries["lexi"].slots == 9
 
 
-def test_a_broken_file_is_told_once_and_not_read_again(tmp_path: Path) -> None:
+def test_a_file_that_misses_something_beside_it_is_taken_once_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch, path = watched(tmp_path)
+    secret = tmp_path / "secret"
+    monkeypatch.setenv("O_KEY_FILE", str(secret))
+    path.write_text(MORE.replace("slots: 1}", "slots: 1, api_key_env: O_KEY}"))
+    assert [watch.look(), watch.look()] == [None, None]
+    assert "O_KEY_FILE cannot be read" in (watch.trouble or "")
+    secret.write_text("a key")
+    entries = watch.look()
+    assert entries is not None
+    assert list(entries) == ["lexi", "o"]
+    assert watch.trouble is None
+    assert watch.look() is None, "it is taken"
+
+
+def test_a_broken_file_is_told_and_changes_nothing(tmp_path: Path) -> None:
     watch, path = watched(tmp_path)
     path.write_text("upstreams: [")
     assert [watch.look(), watch.look(), watch.look()] == [None, None, None]

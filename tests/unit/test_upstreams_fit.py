@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.upstreams.fit import COUNTED, GUIDED, GUIDED_OPTIONS, Unfit, fit
+from libs.upstreams.fit import COUNTED, GUIDED, GUIDED_OPTIONS, LLAMACPP_NAMES, Unfit, fit
 from libs.upstreams.grammar import gbnf
 from libs.upstreams.types import Constraint, Dialect
 
@@ -81,13 +81,23 @@ def test_a_streamed_answer_is_counted(dialect: Dialect) -> None:
 )
 def test_vllm_is_told_in_its_new_words(endpoint: str, name: str, value: object, member: str, said: object) -> None:
     answer = fitted("vllm", endpoint, **{name: value, "guided_regex" if name == "guided_json" else "guided_json": None})
-    assert answer == {"model": "ours", "priority": 4, "structured_outputs": {member: said}}
+    bound = {"structured_outputs": {member: said}}
+    if (endpoint, member) == (ANSWER, "json"):
+        bound = {"text": {"format": {"type": "json_schema", "name": "answer", "schema": said, "strict": False}}}
+    assert answer == {"model": "ours", "priority": 4, **bound}
 
 
 def test_vllm_still_knows_the_white_space_pattern() -> None:
     answer = binding("vllm", guided_json=SCHEMA, guided_whitespace_pattern=" ?")
     assert answer == {"structured_outputs": {"json": SCHEMA, "whitespace_pattern": " ?"}}
     assert unfit("vllm", guided_whitespace_pattern=" ?").param == "guided_whitespace_pattern"
+
+
+def test_a_form_in_a_response_of_vllm_leaves_the_rest_of_the_text_settings() -> None:
+    text = binding("vllm", ANSWER, guided_json=SCHEMA, text={"verbosity": "low"})["text"]
+    assert (text["verbosity"], text["format"]["schema"]) == ("low", SCHEMA)
+    spaced = binding("vllm", ANSWER, guided_json=SCHEMA, guided_whitespace_pattern=" ?")
+    assert spaced == {"structured_outputs": {"json": SCHEMA, "whitespace_pattern": " ?"}}
 
 
 def test_vllm_gets_its_own_field_as_it_is() -> None:
@@ -204,6 +214,16 @@ def test_what_a_dialect_has_no_words_for_is_refused(
     assert unfit(dialect, endpoint, **fields).param == param
 
 
+@pytest.mark.parametrize(("name", "instead"), [("n_predict", "max_tokens"), ("n_cmpl", "use n"), ("id_slot", "slots")])
+@pytest.mark.parametrize("endpoint", [CHAT, TEXT, ANSWER])
+def test_names_of_llamacpp_that_go_round_what_was_counted_are_refused(endpoint: str, name: str, instead: str) -> None:
+    refused = unfit("llamacpp", endpoint, **{name: 0})
+    assert refused.param == name
+    assert instead in str(refused)
+    assert name not in fitted("llamacpp", endpoint, **{name: None})
+    assert fitted("vllm", endpoint, **{name: 8})[name] == 8, "other engines do not know it"
+
+
 def test_a_schema_given_as_text_can_be_written_where_it_is_put() -> None:
     deep = '{"a":' * 245 + "1" + "}" * 245
     for dialect in DIALECTS:
@@ -211,7 +231,17 @@ def test_a_schema_given_as_text_can_be_written_where_it_is_put() -> None:
 
 
 NAMES = st.sampled_from(
-    [*GUIDED, *GUIDED_OPTIONS, *BINDING, "guided_decoding_backend", "priority", "stream", "stream_options", "model"]
+    [
+        *GUIDED,
+        *GUIDED_OPTIONS,
+        *LLAMACPP_NAMES,
+        *BINDING,
+        "guided_decoding_backend",
+        "priority",
+        "stream",
+        "stream_options",
+        "model",
+    ]
 )
 MEMBERS = st.sampled_from(["json", "choice", "type", "format", "schema"]) | st.text(max_size=4)
 SCALARS = (
@@ -239,6 +269,8 @@ def test_whatever_comes_our_model_and_priority_go_out(dialect: Dialect, endpoint
         assert answer.get("priority") == (4 if dialect == "vllm" else None)
         assert not [name for name in answer if name.startswith("guided_")]
         assert dialect == "vllm" or "structured_outputs" not in answer
-        untouched = set(body) - {"model", "priority", "stream_options", *BINDING, *GUIDED, *GUIDED_OPTIONS}
+        assert dialect != "llamacpp" or LLAMACPP_NAMES.keys().isdisjoint(answer)
+        ours = {"model", "priority", "stream_options", *BINDING, *GUIDED, *GUIDED_OPTIONS}
+        untouched = set(body) - ours - (LLAMACPP_NAMES.keys() if dialect == "llamacpp" else set())
         assert all(answer[name] == body[name] for name in untouched if not name.startswith("guided_"))
     assert body == before

@@ -329,3 +329,61 @@ async def test_callers_in_line_are_told_that_there_will_be_no_slot() -> None:
     assert isinstance(ended[0], asyncio.CancelledError)
     assert all(isinstance(end, BreakerOpen) and end.retry_after_s == 5 for end in ended[1:])
     assert (slots.used, slots.waiting) == (1, 0)
+
+
+@pytest.mark.parametrize(("after", "until"), [(0, 2.4), (10, 2.4), (16, 2.4), (32, 2.0)])
+async def test_a_stall_does_not_send_away_those_who_would_still_be_answered(after: int, until: float) -> None:
+    share, turns, answered = 8, 0, 0
+    slots, began = Slots(share, queue_tokens=10**6), monotonic()
+
+    async def call() -> None:
+        nonlocal turns, answered
+        await slots.take(4, began + until, tokens=500)
+        turns += 1
+        await asyncio.sleep(1.5 if after < turns <= after + share else 0.01)
+        slots.give_back()
+        answered += 1
+
+    ended = await asyncio.gather(*(call() for _ in range(72)), return_exceptions=True)
+    assert all(end is None or isinstance(end, QueueFull | TimeoutError) for end in ended)
+    assert answered >= 60
+    assert (slots.used, slots.waiting) == (0, 0)
+
+
+async def test_where_the_guess_is_bad_each_turn_costs_one_caller_at_most() -> None:
+    drain = Drain(1)
+    slots = Slots(1, drain=drain)
+    assert slots.take_now()
+    hurried = [asyncio.create_task(slots.take(4, monotonic() + 3, tokens=10)) for _ in range(6)]
+    await asyncio.sleep(0)
+    seen_turning(drain, each_s=5.0, tokens=10)
+    slots.give_back()
+    await hurried[1]
+    with pytest.raises(QueueFull, match="too late"):
+        await hurried[0]
+    assert slots.waiting == 4
+    for call in hurried[2:]:
+        call.cancel()
+
+
+async def test_what_was_learnt_of_another_number_of_slots_is_forgotten() -> None:
+    drain = Drain(32)
+    slots = Slots(32, queue_tokens=10**6, drain=drain)
+    for _ in range(32):
+        assert slots.take_now()
+    first = asyncio.create_task(slots.take(4, monotonic() + FAR, tokens=10))
+    await asyncio.sleep(0)
+    start = monotonic() - 140 * 0.1
+    drain.began(start, 32)
+    for number in range(140):
+        drain.turned(start + number * 0.1, 100)
+    assert drain.known
+    slots.resize(32, queue_tokens=10**6)
+    assert drain.known, "the same number"
+    slots.resize(4, queue_tokens=10**6)
+    assert not drain.known
+    last = asyncio.create_task(slots.take(4, monotonic() + 1.6, tokens=10))
+    await asyncio.sleep(0)
+    assert not last.done(), "nobody knows yet that it is too late"
+    first.cancel()
+    last.cancel()

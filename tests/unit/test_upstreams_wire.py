@@ -373,3 +373,45 @@ async def test_https_checks_the_certificate(tmp_path: Path) -> None:
         assert await ask(trusting) == (200, b"hello")
         assert trusting.open_connections == 1
         trusting.close()
+
+
+STALE = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nSTALE-"
+
+
+@pytest.mark.parametrize("more", [STALE, b"HTTP/1.1 2", PLAIN, b"junk"])
+async def test_what_follows_an_answer_unasked_reaches_nobody(more: bytes) -> None:
+    connections = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await read_request(reader)
+        writer.write(PLAIN + more if connections == 1 else PLAIN)
+        await reader.read()
+        writer.close()
+
+    async with serving(talk) as origin:
+        wire = Wire(origin)
+        for _ in range(2):
+            assert await ask(wire) == (200, b"hello"), "the answer itself is whole"
+        assert connections == 2
+        assert wire.open_connections == 1
+        wire.close()
+
+
+async def test_what_follows_an_answer_unasked_does_not_break_one_that_is_poured() -> None:
+    async with serving(answering(PLAIN + PLAIN[:20])) as origin:
+        wire, poured = Wire(origin), list[bytes]()
+
+        def take(chunk: bytes) -> bool:
+            poured.append(chunk)
+            return True
+
+        async with await wire.send("GET", "/x") as exchange:
+            assert await exchange.head() == 200
+            await exchange.pour(take, monotonic() + 10)
+            assert exchange.complete
+        assert b"".join(poured) == b"hello"
+        await asyncio.sleep(0)
+        assert wire.open_connections == 0
+        wire.close()

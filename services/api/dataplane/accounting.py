@@ -24,6 +24,7 @@ from services.api.dataplane.metrics import Series, overhead, requests_total, tok
 log = structlog.get_logger(__name__)
 
 OTHER = "_OTHER"
+NO_TOKENS = Usage()
 MOST_CALLERS = 1000
 """So many names of keys get series of their own."""
 ERROR_CHARACTERS = 200
@@ -37,9 +38,10 @@ OUR_WORDS: Final = frozenset({
 })  # fmt: skip
 """Codes whose message is the gateway's own also where an engine was asked."""
 CODES: Final = OUR_WORDS | {
-    "invalid_json", "invalid_body", "invalid_header", "field_refused", "unsupported_by_upstream", "model_not_allowed",
-    "model_not_found", "request_timeout", "body_too_large", "rate_limit_exceeded", "context_length_exceeded",
-    "bad_upstream_answer", "upstream_busy", "upstream_refused_key", "upstream_error",
+    "invalid_json", "invalid_body", "invalid_header", "upgrade_not_supported", "field_refused",
+    "unsupported_by_upstream", "model_not_allowed", "model_not_found", "request_timeout", "body_too_large",
+    "rate_limit_exceeded", "context_length_exceeded", "bad_upstream_answer", "upstream_busy", "upstream_refused_key",
+    "upstream_error",
 }  # fmt: skip
 """Everything that a call may end with; an engine's own codes are not among them."""
 
@@ -49,6 +51,7 @@ PROMPT_FIELDS: Mapping[Endpoint, str] = {
     "completions": "prompt",
     "embeddings": "input",
 }
+PROMPT_KEYS: Mapping[Endpoint, str] = {endpoint: f"v1/{endpoint}" for endpoint in PROMPT_FIELDS}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -148,37 +151,16 @@ class Accounts:
 
     def _keep(self, call: Finished) -> None:
         ts, time = time_of(call.id), call.time
-        usage = Usage() if call.cached else call.usage
+        usage = NO_TOKENS if call.cached else call.usage
+        # By position, in the order of the table: by name, making a row would cost as much again.
         row = CallRow(
-            ts=ts,
-            id=call.id,
-            service=self._recorder.service,
-            prompt_key=f"v1/{call.endpoint}",
-            prompt_version="",
-            prompt_hash="",
-            arm="",
-            upstream=call.upstream,
-            model=call.model,
-            subject="",
-            success=call.status == "ok",
-            status=call.status,
-            error=None if call.error is None else kept_error(call),
-            cached=call.cached,
-            attempts=call.attempts,
-            repaired=False,
-            retry_of=None,
-            queue_ms=time.queue_ms,
-            connect_ms=time.connect_ms,
-            first_token_ms=time.first_token_ms,
-            total_ms=time.total_ms,
-            tokens_in=max(0, min(usage.tokens_in, MOST_TOKENS)),
-            tokens_out=max(0, min(usage.tokens_out, MOST_TOKENS)),
-            finish_reason=storable_text(call.finish_reason[:WORD_CHARACTERS]),
-            caller=call.caller,
-            request_id=storable_text(call.request_id[:WORD_CHARACTERS]),
-            http_status=call.http_status,
-            streamed=call.stream,
-        )
+            ts, call.id, self._recorder.service, PROMPT_KEYS[call.endpoint], "", "", "", call.upstream, call.model, "",
+            call.status == "ok", call.status, None if call.error is None else kept_error(call), call.cached,
+            call.attempts, False, None, time.queue_ms, time.connect_ms, time.first_token_ms, time.total_ms,
+            min(usage.tokens_in, MOST_TOKENS), min(usage.tokens_out, MOST_TOKENS),
+            storable_text(call.finish_reason[:WORD_CHARACTERS]), call.caller,
+            storable_text(call.request_id[:WORD_CHARACTERS]), call.http_status, call.stream,
+        )  # fmt: skip
         body = None if call.body is None else _body_row(row, call)
         self._recorder.keep(row, body)
 

@@ -6,6 +6,7 @@ rest of a request's way. `docs/decisions/0008` has the measurements.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 
 import orjson
@@ -32,6 +33,7 @@ from services.api.dataplane.models import answer_models, may_use, no_such_model
 from services.api.dataplane.outlet import Outlet
 from services.api.dataplane.reply_cache import AnswerCache, cacheable, key_of
 from services.api.dataplane.settings import DataPlaneSettings
+from services.api.dataplane.upload import Uploads
 
 ENDPOINTS: Mapping[str, Endpoint] = {
     "/v1/chat/completions": "chat/completions",
@@ -61,14 +63,13 @@ class DataPlane:
         accounts: Accounts,
         cache: AnswerCache | None,
         settings: DataPlaneSettings,
-        max_body_bytes: int,
     ) -> None:
         self._keys = keys
         self._upstreams = upstreams
         self._accounts = accounts
         self._cache = cache
         self._limits = settings.limits()
-        self._max_body_bytes = max_body_bytes
+        self._uploads = Uploads(settings.api_max_prompt_bytes)
         self._callers = Callers()
         self._guards = Guards()
 
@@ -86,12 +87,11 @@ class DataPlane:
                 await outlet.whole(OK, self._models(path, scope["method"], key))
                 return
             _expect("POST", scope["method"], path)
-            limits = self._limits_of(headers)
         except ApiError as error:
             TURNED_AWAY.labels(error.code).inc()
             await outlet.refuse(error)
             return
-        clock = CallClock(limits, started)
+        clock = CallClock(self._limits_of(headers), started)
         guard = self._guards.over(clock.total_due)
         call = Call(call_id, request_id, endpoint, key=key, clock=clock, guard=guard, outlet=outlet)
         try:
@@ -113,13 +113,10 @@ class DataPlane:
         return key
 
     def _limits_of(self, headers: Headers) -> TimeLimits:
-        """The time limits of a call. Raises `ApiError` 400 for a deadline that is none."""
+        """The time limits of a call; ours where it brings none, or one that `_serve` will refuse."""
         given = headers.get(b"x-deadline-ms")
-        if given is None:
+        if given is None or not _is_deadline(given):
             return self._limits
-        if not given.isdigit() or len(given) > LONGEST_DIGITS or not 0 < int(given) <= LONGEST_DEADLINE_MS:
-            message = f"X-Deadline-Ms must be a whole number from 1 to {LONGEST_DEADLINE_MS}"
-            raise ApiError(400, "invalid_header", message, param="X-Deadline-Ms")
         return replace(self._limits, total_s=int(given) / 1000)
 
     def _models(self, path: str, method: str, key: Key) -> bytes:
@@ -130,7 +127,8 @@ class DataPlane:
 
     async def _serve(self, call: Call, headers: Headers, receive: Receive) -> None:
         """The way of one call. Raises `ApiError` or an `UpstreamError`; cancelled by the guard."""
-        body = await self._read(call, headers, receive)
+        _check_headers(headers)
+        body = await self._uploads.read(call, headers, receive)
         inquiry = call.inquiry = read_inquiry(call.endpoint, body, choices=call.key.limits.choices)
         call.guard.watch(receive)
         if not inquiry.stream:
@@ -146,24 +144,6 @@ class DataPlane:
         finally:
             admission.close(call.tokens_used())
 
-    async def _read(self, call: Call, headers: Headers, receive: Receive) -> bytes:
-        """The body. Raises `ApiError` 413; ends the call when the client leaves before its end."""
-        most, body = self._max_body_bytes, b""
-        declared = headers.get(b"content-length", b"")
-        too_long = declared.isdigit() and (len(declared) > len(str(most)) or int(declared) > most)
-        more = not too_long
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                await call.guard.leave()
-            body = body + message["body"] if body else message["body"]
-            more = message.get("more_body", False)
-            if len(body) > most:
-                too_long, more = True, False
-        if too_long:
-            raise ApiError(413, "body_too_large", f"the body exceeds {most} bytes", headers={"Connection": "close"})
-        return body
-
     def _places(self, key: Key, model: str) -> tuple[Upstream, ...]:
         """Where a model can be asked, best first. Raises `ApiError` 403 or 404."""
         places = self._upstreams.places(model, allowed=lambda other: may_use(key, other))
@@ -176,8 +156,6 @@ class DataPlane:
     def _cache_key(self, call: Call, inquiry: Inquiry, places: tuple[Upstream, ...], headers: Headers) -> str | None:
         """The key under which the answer may be found and kept; None where nobody asked, or it may vary."""
         word = headers.get(b"x-lexi-cache")
-        if word is not None and word not in CACHE_WORDS:
-            raise ApiError(400, "invalid_header", "X-Lexi-Cache must be on or off", param="X-Lexi-Cache")
         asked = CACHE_WORDS[word] if word is not None else call.key.cache == "on"
         if not asked or self._cache is None or not cacheable(inquiry):
             return None
@@ -189,8 +167,9 @@ class DataPlane:
             if answer is not None:
                 await call.replay(answer)
                 return
-            call.cache, call.kept = b"miss", []
-            await forward(call, inquiry, places)
+            call.cache = b"miss"
+            share = partial(self._cache.landed, cache_key, call, inquiry)
+            await forward(call, inquiry, places, whole=share)
 
 
 def _request_id(headers: Headers) -> str | None:
@@ -200,6 +179,20 @@ def _request_id(headers: Headers) -> str | None:
         return None
     text = given.decode("latin-1")
     return text if REQUEST_ID.fullmatch(text) else None
+
+
+def _is_deadline(given: bytes) -> bool:
+    return given.isdigit() and len(given) <= LONGEST_DIGITS and 0 < int(given) <= LONGEST_DEADLINE_MS
+
+
+def _check_headers(headers: Headers) -> None:
+    """Raise `ApiError` 400 for a header of ours that is none."""
+    deadline, cache = headers.get(b"x-deadline-ms"), headers.get(b"x-lexi-cache")
+    if deadline is not None and not _is_deadline(deadline):
+        message = f"X-Deadline-Ms must be a whole number from 1 to {LONGEST_DEADLINE_MS}"
+        raise ApiError(400, "invalid_header", message, param="X-Deadline-Ms")
+    if cache is not None and cache not in CACHE_WORDS:
+        raise ApiError(400, "invalid_header", "X-Lexi-Cache must be on or off", param="X-Lexi-Cache")
 
 
 def _expect(method: str, given: str, path: str) -> None:

@@ -11,6 +11,7 @@ from libs.upstreams.config import UpstreamEntry
 from libs.upstreams.types import ChatReply, Priority, Usage
 from services.api.dataplane.accounting import Finished
 from services.api.dataplane.answer import Gist
+from services.api.dataplane.flight import Flight
 from services.api.dataplane.guard import Guard
 from services.api.dataplane.inquiry import Endpoint, Inquiry
 from services.api.dataplane.outlet import Outlet
@@ -27,8 +28,8 @@ RawHeader = tuple[bytes, bytes]
 class Call:
     """A request of a known key. `inquiry` is None until its body was read; what follows describes the answer.
 
-    `working`: an engine has taken the request and did not refuse it. `kept` collects what goes out where the answer may
-    be cached, `events` is the stream once there is one.
+    `working`: an engine has taken the request and did not refuse it. `flight` is there where the answer may be cached,
+    `events` is the stream once there is one.
     """
 
     id: UUID
@@ -41,7 +42,7 @@ class Call:
     outlet: Outlet
     inquiry: Inquiry | None = None
     cache: bytes = b"bypass"
-    kept: list[bytes] | None = None
+    flight: Flight | None = None
     upstream: str = ""
     model: str = ""
     attempts: int = 0
@@ -70,8 +71,9 @@ class Call:
         """Give an answer that was given before: its text is the raw body."""
         self.cache, self.cached = b"hit", True
         self.upstream, self.model = answer.upstream, answer.model
-        self.gist = Gist(finish_reason=answer.finish_reason)
+        self.gist = Gist(finish_reason=answer.finish_reason, text=answer.text if self.keeps_body else "")
         self.guard.unwatch()
+        self.guard.client_must_take(monotonic())
         if self.inquiry is not None and self.inquiry.stream:
             await self.outlet.begin(*self.described())
             await self.outlet.piece(answer.text.encode(), last=True)
@@ -79,11 +81,15 @@ class Call:
             await self.outlet.whole(200, answer.text.encode(), *self.described())
 
     def tokens_used(self) -> int | None:
-        """For the caller's budget: the engine's count, 0 where none worked on it, None where it is not known."""
-        if not self.working:
-            return 0
+        """For the caller's budget: the engine's count, 0 where none worked on it, None where the estimate stands.
+
+        Where a stream broke off before the engine counted, it is at least what was seen of it.
+        """
         usage = self.outcome().usage
-        return None if usage is None or usage.estimated else usage.tokens_in + usage.tokens_out
+        if not self.working or usage is None or self.inquiry is None:
+            return None if self.working else 0
+        counted = usage.tokens_in + usage.tokens_out
+        return max(counted, self.inquiry.tokens) if usage.estimated else counted
 
     def described(self) -> tuple[RawHeader, ...]:
         """Headers that say where the answer comes from and where the time went, in milliseconds so far."""
@@ -93,13 +99,19 @@ class Call:
         told = (b"x-lexi-cache", self.cache), (b"server-timing", timing)
         return (b"x-lexi-upstream", self.upstream.encode()), *told
 
+    @property
+    def pieces(self) -> int:
+        """How many pieces of a streamed answer came."""
+        return 0 if self.events is None else self.events.pieces
+
     def outcome(self) -> Gist:
         """What is known of the answer, also of one that broke off: then the engine's tokens so far are estimated."""
         events, inquiry = self.events, self.inquiry
         if inquiry is None or not self.working:
             return self.gist
         if events is None:
-            return self.gist if self.gist.usage else Gist(Usage(tokens_in=inquiry.prompt_tokens, estimated=True))
+            estimated = Usage(tokens_in=inquiry.prompt_tokens, estimated=True)
+            return self.gist if self.gist.usage else self.gist._replace(usage=estimated)
         usage = events.usage or Usage(tokens_in=inquiry.prompt_tokens, tokens_out=events.pieces, estimated=True)
         return Gist(usage, events.finish_reason, events.text)
 

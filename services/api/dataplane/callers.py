@@ -81,6 +81,12 @@ class _Account:
 
     def advance(self, limits: KeyLimits, now: float) -> None:
         """Bring the buckets up to `now` and to the limits in force."""
+        if limits is self._limits:  # the key file was not read again: only time has passed
+            if self.requests is not None:
+                self.requests.fill(now)
+            if self.tokens is not None:
+                self.tokens.fill(now)
+            return
         self._limits = limits
         self.requests = _advanced(self.requests, limits.requests_per_minute, now)
         self.tokens = _advanced(self.tokens, limits.tokens_per_minute, now)

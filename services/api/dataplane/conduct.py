@@ -15,6 +15,8 @@ from services.api.dataplane.errors import NO_RETRY, ApiError, from_upstream
 CLIENT_LEFT = 499
 """The status of a request whose client did not wait for one, in metrics and rows."""
 STALLED = "client_stalled"
+FAILED = "failed"
+"""The status of a response whose engine says, in a whole answer, that it could not make one."""
 TIMEOUTS = (DeadlineExceeded, FirstTokenTimeout, IdleTimeout, NoSlot)
 
 log = structlog.get_logger(__name__)
@@ -31,14 +33,16 @@ async def conduct(call: Call, work: Coroutine[Any, Any, None], accounts: Account
         status, error = "failed", refusal
     except UpstreamError as failure:
         status, error = "timed_out" if isinstance(failure, TIMEOUTS) else "failed", from_upstream(failure)
-        detail = str(failure)
+        detail = failure.in_short if failure.quotes_engine and not call.keeps_body else str(failure)
     except asyncio.CancelledError:
         status, error = _cut(call)
     except Exception:
         log.exception("request_failed", request_id=call.request_id, endpoint=call.endpoint)
         status, error = "failed", ApiError(500, "internal_error", "an error on our side; the log has it")
     if error is None:
-        accounts.close(call.finished("ok", http_status=call.outlet.status, error=None))
+        failed = call.outcome().finish_reason == FAILED
+        said = "upstream_error: the response failed" if failed else None
+        accounts.close(call.finished("failed" if failed else "ok", http_status=call.outlet.status, error=said))
         return
     http_status = call.outlet.status or error.status
     accounts.close(call.finished(status, http_status=http_status, error=f"{error.code}: {detail or error.message}"))
@@ -59,7 +63,7 @@ def _cut(call: Call) -> tuple[CallStatus, ApiError]:
     if call.inquiry is None:
         headers = {"Connection": "close"}
         return "timed_out", ApiError(408, "request_timeout", "the body did not come in time", headers=headers)
-    if call.outlet.status:
+    if call.outlet.status and call.guard.client_stalls:
         return "timed_out", ApiError(504, STALLED, "the client stopped reading")
     limit = call.clock.limits.total_s
     return "timed_out", ApiError(504, "deadline_exceeded", f"not answered within {limit:g} s", headers=NO_RETRY)

@@ -4,17 +4,16 @@ Each place is tried once. Another one is tried only while the client has seen no
 begun to work: nothing left this process, or the place refused. What an engine may have read is never sent again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 import orjson
 
 from libs.upstreams.clock import CallClock
-from libs.upstreams.errors import CannotSend, NoSlot, PromptTooLong, Refused, UpstreamError
+from libs.upstreams.errors import CannotSend, NoSlot, Refused, UpstreamError
 from libs.upstreams.exchange import Exchange
 from libs.upstreams.fit import Unfit, fit
 from libs.upstreams.roads import accepted
-from libs.upstreams.types import Dialect
 from libs.upstreams.upstream import Upstream
 from libs.upstreams.visit import Visit
 from services.api.dataplane.answer import BadAnswer, read_answer
@@ -22,6 +21,7 @@ from services.api.dataplane.call import Call
 from services.api.dataplane.errors import ApiError
 from services.api.dataplane.inquiry import Inquiry
 from services.api.dataplane.relay import Relay
+from services.api.dataplane.room import refuse_what_cannot_fit
 from services.api.dataplane.stream import ChoiceEvents, EventStream, ResponseEvents
 
 OK = 200
@@ -31,23 +31,29 @@ MAX_PLACES = 3
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 
 
-async def forward(call: Call, inquiry: Inquiry, places: Sequence[Upstream]) -> None:
-    """Answer the client from the first place that can.
+async def forward(
+    call: Call, inquiry: Inquiry, places: Sequence[Upstream], *, whole: Callable[[bytes], None] | None = None
+) -> None:
+    """Answer the client from the first place that can. `whole` is told the last of the answer before the client is.
 
     Raises `ApiError`, or an `UpstreamError`: that of the first place tried, or, once the client has seen a byte, that
     of the stream that broke.
     """
-    first: UpstreamError | None = None
+    first: UpstreamError | ApiError | None = None
     for place in places[:MAX_PLACES]:
         try:
             last = await _visit(call, inquiry, place)
+        except Unfit as error:
+            first = first or ApiError(400, "unsupported_by_upstream", str(error), param=error.param)
         except UpstreamError as error:
             first = first or error
-            if isinstance(error, Refused):
+            if isinstance(error, Refused) and not call.pieces:
                 call.working = False
             if call.outlet.status or not _may_go_elsewhere(error):
                 raise
         else:
+            if whole is not None:
+                whole(last)
             await _finish(call, inquiry, last)
             return
     assert first is not None  # noqa: S101 - there was at least one place, and it failed
@@ -57,45 +63,40 @@ async def forward(call: Call, inquiry: Inquiry, places: Sequence[Upstream]) -> N
 def _may_go_elsewhere(error: UpstreamError) -> bool:
     if isinstance(error, Refused):
         return error.status == TOO_MANY or error.status >= SERVER_ERROR
-    return isinstance(error, CannotSend) and not isinstance(error, NoSlot | PromptTooLong)
+    return isinstance(error, CannotSend) and not isinstance(error, NoSlot)
 
 
 async def _visit(call: Call, inquiry: Inquiry, place: Upstream) -> bytes:
     """Ask one place. What is left to send once its slot is free again: the whole answer, or a stream's last events."""
     clock = call.clock
-    async with Visit(place, clock, priority=call.priority, tokens=inquiry.tokens) as visit:
+    refuse_what_cannot_fit(inquiry, place)
+    async with Visit(place, clock, priority=call.priority, tokens=inquiry.tokens, choices=inquiry.choices) as visit:
         nature = await visit.acquainted()
-        exchange = await visit.send(inquiry.endpoint, _content(call, inquiry, place, nature.dialect))
+        body = fit(nature.dialect, inquiry.endpoint, inquiry.body, model=place.entry.model, priority=call.priority)
+        exchange = await visit.send(inquiry.endpoint, orjson.dumps(body))
         call.sent_to(place.entry)
         await accepted(exchange, clock)
         if inquiry.stream:
             call.events = _events(call, inquiry)
             return await Relay(call, visit, exchange, call.events).run()
-        body = await _read_whole(exchange, clock)
-        call.gist = read_answer(inquiry.endpoint, body, keep_text=call.keeps_body)
+        answer = await _read_whole(exchange, clock)
+        call.gist = read_answer(inquiry.endpoint, answer, keep_text=call.keeps_body)
         visit.moved()
-        return body
-
-
-def _content(call: Call, inquiry: Inquiry, place: Upstream, dialect: Dialect) -> bytes:
-    try:
-        return orjson.dumps(
-            fit(dialect, inquiry.endpoint, inquiry.body, model=place.entry.model, priority=call.priority)
-        )
-    except Unfit as error:
-        raise ApiError(400, "unsupported_by_upstream", str(error), param=error.param) from error
+        return answer
 
 
 async def _read_whole(exchange: Exchange, clock: CallClock) -> bytes:
     """A body to its end, so that the client gets all of it or an error."""
     pieces, size = list[bytes](), 0
     before = monotonic()
-    while chunk := await exchange.read(clock.due):
-        pieces.append(chunk)
-        size += len(chunk)
-        if size > MAX_ANSWER_BYTES:
-            raise BadAnswer(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
-    clock.waited_s += monotonic() - before
+    try:
+        while chunk := await exchange.read(clock.due):
+            pieces.append(chunk)
+            size += len(chunk)
+            if size > MAX_ANSWER_BYTES:
+                raise BadAnswer(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+    finally:
+        clock.waited_s += monotonic() - before
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
@@ -116,5 +117,3 @@ async def _finish(call: Call, inquiry: Inquiry, last: bytes) -> None:
         if not outlet.status:
             await outlet.begin(*call.described())
         await outlet.piece(last, last=True)
-    if call.kept is not None:
-        call.kept.append(last)

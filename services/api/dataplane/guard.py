@@ -45,6 +45,11 @@ class Guard:
         """It took what it was sent."""
         self._due = self._total_due
 
+    @property
+    def client_stalls(self) -> bool:
+        """Whether it is the client that is waited for."""
+        return self._due < self._total_due
+
     def look(self, now: float) -> None:
         """See whether the work is overdue, and begin to wait for the client's leaving where that has not begun."""
         if self._due <= now:

@@ -41,6 +41,9 @@ MEDIA_BYTES = 768 * BYTES_PER_TOKEN
 
 MODEL_LENGTH = 256
 
+ENCODINGS = (None, "float", "base64")
+"""Of embeddings: those that are JSON. vLLM knows others, whose answers are raw bytes."""
+
 _MARGIN = 254 - DEPTH
 _NAMES: Mapping[type, str] = {
     bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array", dict: "an object",
@@ -48,9 +51,9 @@ _NAMES: Mapping[type, str] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inquiry:
-    """One request, still in the client's own words."""
+    """One request, still in the client's own words. Not frozen, which would treble the price of making one."""
 
     endpoint: Endpoint
     body: dict[str, Any]
@@ -95,6 +98,8 @@ def read_inquiry(endpoint: Endpoint, raw: bytes, *, choices: int) -> Inquiry:
         case "embeddings":
             if stream:
                 _refused("stream", "cannot be true here: embeddings come whole")
+            if body.get("encoding_format") not in ENCODINGS:
+                _invalid("encoding_format", "must be float or base64")
             prompt, _ = _texts(body, "input")
             answers = prompts = 0
     prompt_tokens = max(prompt // BYTES_PER_TOKEN, 1)

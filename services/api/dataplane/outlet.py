@@ -9,6 +9,7 @@ from services.api.dataplane.errors import ApiError
 JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 UNCACHED = (b"cache-control", b"no-cache")
+SLICE_BYTES = 256 * 1024
 
 
 class Outlet:
@@ -29,7 +30,12 @@ class Outlet:
         await self._send(
             {"type": "http.response.start", "status": status, "headers": [JSON, length, *self.headers, *headers]}
         )
-        await self._send({"type": "http.response.body", "body": body})
+        # In slices, so that a client that stops reading is noticed before all of it lies in memory.
+        sent = 0
+        while len(body) - sent > SLICE_BYTES:
+            await self._send({"type": "http.response.body", "body": body[sent : sent + SLICE_BYTES], "more_body": True})
+            sent += SLICE_BYTES
+        await self._send({"type": "http.response.body", "body": body[sent:] if sent else body})
 
     async def refuse(self, error: ApiError) -> None:
         """Answer with an error."""

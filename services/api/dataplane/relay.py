@@ -36,29 +36,31 @@ class Relay:
         """
         outlet, events = self._call.outlet, self._events
         while True:
-            await self._pour()
-            if self._exchange.complete and self._sending is None:
+            if await self._pour():
                 events.ended()
             if events.done:
                 self._exchange.leave(TAIL_S)
                 return self._held
             if self._sending is not None:
-                await self._drain(self._sending)
+                await self._drain()
             elif self._held and (outlet.status or events.error is None):
                 # The first events: a stream that breaks before any went out is answered with an honest status.
                 if not outlet.status:
                     await outlet.begin(*self._call.described())
-                await outlet.piece(self._held)
+                if not self._send(self._held):
+                    await self._drain()
                 self._held = b""
             if events.error is not None:
                 raise events.error
 
-    async def _pour(self) -> None:
-        """Sleep while `_take` does the work. What is not spent in there is waiting for the engine."""
+    async def _pour(self) -> bool:
+        """Sleep while `_take` does the work; whether the body ended. What is not spent in there is waiting for the
+        engine.
+        """
         clock, before = self._call.clock, monotonic()
         self._busy_s = 0.0
         try:
-            await self._exchange.pour(self._take, clock.due)
+            return await self._exchange.pour(self._take, clock.due)
         finally:
             clock.waited_s += max(0.0, monotonic() - before - self._busy_s)
 
@@ -69,8 +71,8 @@ class Relay:
         if passed:
             self._visit.moved(now)
             self._exchange.postpone(call.clock.due)
-            if call.kept is not None and not events.done:
-                call.kept.append(passed)
+            if call.flight is not None and not events.done:
+                call.flight.carry(passed)
         if events.done or events.error is not None or not call.outlet.streaming:
             self._held = passed
             return False
@@ -88,15 +90,17 @@ class Relay:
             self._sending = None
         return self._sending is None
 
-    async def _drain(self, sending: Coroutine[Any, Any, None]) -> None:
+    async def _drain(self) -> None:
         """Wait until a slow client has taken what it was sent, as long as it takes some now and then."""
         guard, clock = self._call.guard, self._call.clock
+        if self._call.flight is not None:
+            self._call.flight.land(None)  # others shall not wait for this client
         guard.client_must_take(monotonic())
         while self._sending is not None:
             if self._until_writable is not None:
-                await asyncio.wait((self._until_writable,))  # it belongs to `sending`, so it is not awaited itself
+                await asyncio.wait((self._until_writable,))  # it belongs to what is sent, so it is not awaited itself
             try:
-                self._until_writable = sending.send(None)
+                self._until_writable = self._sending.send(None)
             except StopIteration:
                 self._sending = None
         guard.client_took()

@@ -29,6 +29,10 @@ class DataPlaneSettings(Settings):
         default=30, gt=0, allow_inf_nan=False, description="Most seconds of silence between two tokens under /v1."
     )
 
+    api_max_prompt_bytes: int = Field(
+        default=8_388_608, ge=1024, description="Longest request body in bytes under /v1, images in it included."
+    )
+
     def limits(self) -> TimeLimits:
         """The limits of a request that brings none of its own."""
         return TimeLimits(

@@ -10,7 +10,7 @@ import orjson
 
 from libs.upstreams.errors import BrokenStream, UpstreamError
 from libs.upstreams.reply import ABANDONED, MAX_TOKENS, told
-from libs.upstreams.sse import MAX_EVENT_BYTES
+from libs.upstreams.sse import BOM, MAX_EVENT_BYTES
 from libs.upstreams.types import Usage
 
 DONE = b"[DONE]"
@@ -33,6 +33,7 @@ class EventStream:
         self.pieces: int = 0
         self.usage: Usage | None = None
         self.finish_reason = ""
+        self._begun = False
         self._rest = b""
         self._text: list[str] | None = [] if keep_text else None
 
@@ -43,6 +44,9 @@ class EventStream:
 
     def feed(self, chunk: bytes) -> bytes:
         """The events that these bytes complete, less those that are not the client's. Never raises: see `error`."""
+        if not self._begun and chunk:
+            self._begun = True
+            chunk = chunk.removeprefix(BOM)
         if self._rest:
             chunk = self._rest + chunk
         if b"\r" in chunk:
@@ -54,7 +58,7 @@ class EventStream:
         *blocks, self._rest = chunk.split(END)
         passed = [block + END for block in blocks if self._passes(block)]
         if len(self._rest) > MAX_EVENT_BYTES:
-            self.error = BrokenStream(f"an event is longer than {MAX_EVENT_BYTES} bytes")
+            self.error = BrokenStream(f"an event is longer than {MAX_EVENT_BYTES} bytes", of_request=True)
         return b"".join(passed)
 
     def _passes(self, block: bytes) -> bool:
@@ -63,7 +67,7 @@ class EventStream:
             return False
         try:
             if len(block) > MAX_EVENT_BYTES:
-                raise BrokenStream(f"an event is longer than {MAX_EVENT_BYTES} bytes")
+                raise BrokenStream(f"an event is longer than {MAX_EVENT_BYTES} bytes", of_request=True)
             return self._take(block)
         except UpstreamError as error:
             self.error = error
@@ -119,14 +123,14 @@ class ChoiceEvents(EventStream):
             self.done = True
             return True
         event = orjson.loads(data)
-        if "error" in event:
+        if event.get("error") is not None:
             raise told(event["error"])
         if usage := event.get("usage"):
             self.usage = count(usage["prompt_tokens"], usage.get("completion_tokens", 0)) or self.usage
         choices = event["choices"]
         if not choices:
             return self._wants_usage or not usage
-        fresh = False
+        fresh = bool(usage) and self._wants_usage
         for choice in choices:
             fresh = self._choose(choice) or fresh
         return fresh
@@ -141,7 +145,7 @@ class ChoiceEvents(EventStream):
         if text or (delta and len(delta) > ("content" in delta) + ("role" in delta)):
             self.pieces += 1
             if index == 0 and self._text is not None:
-                self._keep(text)
+                self._keep(text or orjson.dumps(delta).decode())
         if reason := choice.get("finish_reason"):
             if reason in ABANDONED:
                 raise BrokenStream(f"the engine gave up: finish reason {reason!r}")
