@@ -29,7 +29,7 @@ def started(settings: StackSettings, *, key_file: str, key: str, took_s: float) 
 Lexi Gateway is up after {took_s:.0f} s.
 
   model      {model}
-  api        {api}        (/health, /ready, /metrics)
+  api        {api}        (OpenAI clients: /v1; /health, /ready, /metrics)
   analytics  {analytics}
   forecast   http://127.0.0.1:{settings.forecast_metrics_port}/ready
   jobs       http://127.0.0.1:{settings.jobs_metrics_port}/ready
