@@ -4,6 +4,7 @@ What comes is split into events, each is parsed to know what it is, and its byte
 sees half an event, and an answer that broke off can be told from one that ended.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any, cast
 
 import orjson
@@ -20,7 +21,7 @@ LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.
 MALFORMED = (KeyError, TypeError, AttributeError, IndexError, ValueError)
 
 
-class EventStream:
+class EventStream(ABC):
     """What streams of every endpoint have in common. `feed` it bytes, and it gives the bytes that may go on.
 
     `done`: the answer said that it is over. `error`: why nothing may follow what `feed` gave. `pieces` counts the
@@ -91,11 +92,13 @@ class EventStream:
         lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
         return bool(lines) and self._read(b"\n".join(lines))
 
+    @abstractmethod
     def _read(self, data: bytes) -> bool:
-        raise NotImplementedError
+        """Take note of the data of one event; whether it goes on. May raise `MALFORMED` and `UpstreamError`."""
 
+    @abstractmethod
     def _missing(self) -> str:
-        raise NotImplementedError
+        """What a stream that ended now would lack, in words."""
 
     def _keep(self, text: object) -> None:
         if self._text is not None and isinstance(text, str):
