@@ -31,9 +31,16 @@ ALSO_SEARCHED = ("extra_body", "metadata")
 DEPTH = 240
 """How deep a body may nest. orjson reads 1024 levels and writes 254; translating a body may add a few."""
 
-ROOMS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-"""How callers bound the answer; the first that is given counts."""
+ROOMS: Mapping[Endpoint, tuple[str, ...]] = {
+    "chat/completions": ("max_completion_tokens", "max_tokens"),
+    "completions": ("max_tokens",),
+    "responses": ("max_output_tokens",),
+    "embeddings": (),
+}
+"""How callers bound the answer; the first that is given counts. Other names mean nothing there and pass."""
 
+COUNTED = frozenset({"chat/completions", "completions"})
+"""Where a request may ask for several answers."""
 DEFAULT_ANSWER_TOKENS = 512
 BYTES_PER_TOKEN = 4
 MEDIA_BYTES = 768 * BYTES_PER_TOKEN
@@ -83,8 +90,10 @@ def read_inquiry(endpoint: Endpoint, raw: bytes, *, choices: int) -> Inquiry:
     if stream is not None and not isinstance(stream, bool):
         _invalid("stream", "must be true or false")
     wants_usage = _wants_usage(body.get("stream_options"))
-    n = _choices(body, "n", choices)
-    answers = max(n, _choices(body, "best_of", choices))
+    n = answers = 1
+    if endpoint in COUNTED:
+        n = _choices(body, "n", choices)
+        answers = max(n, _choices(body, "best_of", choices))
     room = _answer_tokens(endpoint, body)
     match endpoint:
         case "chat/completions":
@@ -182,7 +191,7 @@ def _answer_tokens(endpoint: Endpoint, body: dict[str, Any]) -> int:
     """Room for one answer. A completion may ask for none, to have its prompt scored."""
     least = 0 if endpoint == "completions" else 1
     rooms: list[int] = []
-    for name in ROOMS:
+    for name in ROOMS[endpoint]:
         value = body.get(name)
         if type(value) is int and value >= least:
             rooms.append(value)
