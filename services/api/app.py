@@ -23,13 +23,16 @@ from services.api.dataplane.settings import DataPlaneSettings
 from services.api.deps import ApiState
 from services.api.health import HealthProbe
 from services.api.settings import ApiSettings
+from services.api.strategist import entries
+from services.api.strategist.state import Strategist, open_strategist
 
 
-def create_app(state: ApiState, *, keys: KeyRing, checks: Checks) -> FastAPI:
+def create_app(state: ApiState, *, strategist: Strategist, keys: KeyRing, checks: Checks) -> FastAPI:
     """The app on a state that its caller opened, and closes after serving."""
     app = frame(title="Lexi Gateway", keys=keys, checks=checks)
     app.state.api = state
-    for part in (llm, admin, signals, ingest):
+    app.state.strategist = strategist
+    for part in (llm, admin, signals, ingest, entries):
         app.include_router(part.router)
     return app
 
@@ -58,6 +61,7 @@ async def open_app(listen: ListenSettings, settings: ApiSettings) -> AsyncGenera
     async with (
         open_database(application="api", pool_size=10, command_timeout=INTERACTIVE_S) as engine,
         open_model(engine, role="api", state_dir=listen.local_state) as model,
+        open_strategist(engine, state=listen.local_state, model=model.name) as strategist,
     ):
         await record_environment(engine, load(SwitchSettings))
         keys = KeyRing.load(listen.keys_path)
@@ -83,7 +87,7 @@ async def open_app(listen: ListenSettings, settings: ApiSettings) -> AsyncGenera
         )
         try:
             yield Front(
-                control_plane=create_app(state, keys=keys, checks=checks),
+                control_plane=create_app(state, strategist=strategist, keys=keys, checks=checks),
                 data_plane=data_plane,
                 max_body_bytes=settings.api_max_body_bytes,
             )

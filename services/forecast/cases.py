@@ -38,9 +38,20 @@ class Plan:
 
         Bars shorter than a day end on the clock where trading never stops; elsewhere a calendar of days cannot tell.
         """
+        return self._bars_on(as_of, self.horizon.steps)
+
+    def ends_at(self, as_of: datetime) -> datetime | None:
+        """When a forecast of a live feed ends to be the market's latest: a quarter of a bar after the next one is due.
+
+        None where the calendar cannot say.
+        """
+        due = self._bars_on(as_of, 1)
+        return None if due is None else due + self.horizon.length / 4
+
+    def _bars_on(self, as_of: datetime, steps: int) -> datetime | None:
         if self.horizon.length >= DAY:
-            return self.calendar.add_sessions(as_of, self.horizon.steps)
-        return as_of + self.horizon.steps * self.horizon.length if self.calendar.name == ALWAYS else None
+            return self.calendar.add_sessions(as_of, steps)
+        return as_of + steps * self.horizon.length if self.calendar.name == ALWAYS else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +99,7 @@ class CaseMaker:
             last_price=inputs.signal.last_price,
             numbers=numbers,
             due_at=self._plan.due_at(inputs.as_of),
+            ends_at=self._plan.ends_at(inputs.as_of),
             llm=pending(inputs, rules=rules.judge(inputs, self.run), shadow_mode=shadow),
         )
 

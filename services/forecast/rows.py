@@ -23,7 +23,10 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """One forecast to store: a series, a moment, the numbers, and what stands in `features.llm` until it is judged."""
+    """One forecast to store: a series, a moment, the numbers, and what stands in `features.llm` until it is judged.
+
+    A decision on it authorises nothing after `ends_at`, where that was still to come when it was written.
+    """
 
     id: UUID
     ticker: str
@@ -31,6 +34,7 @@ class Forecast:
     numbers: Numbers
     due_at: datetime | None
     llm: Mapping[str, Any]
+    ends_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,5 +87,6 @@ def forecast_row(forecast: Forecast) -> dict[str, object]:
         "mean": forecast.numbers.mean,
         "lower": forecast.numbers.lower,
         "upper": forecast.numbers.upper,
-        "features": {"llm": forecast.llm},
+        "features": {"llm": forecast.llm}
+        | ({} if forecast.ends_at is None else {"ends_at": forecast.ends_at.isoformat()}),
     }
