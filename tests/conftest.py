@@ -25,6 +25,10 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = "template_lexi"
+SETTINGS = (
+    "ALERT_", "ALPACA_", "ANALYTICS_", "API_", "BROKER", "DATABASE_", "ENABLE_PANIC", "FORECAST_", "GATE_", "JOBS_",
+    "LEXI_", "LLM_", "LOCAL_STATE", "MAX_", "ORDER_GATE_", "PANIC_", "PAPER_", "PRICE_COLLAR", "RESTRICTED_",
+)  # fmt: skip
 _database_numbers = count()
 
 
@@ -43,9 +47,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the settings of the shell it was started from."""
-    prefixes = ("LLM_", "FORECAST_", "LEXI_", "API_", "ANALYTICS_", "JOBS_", "DATABASE_", "LOCAL_STATE", "ORDER_GATE_")
     for name in list(os.environ):
-        if name.startswith(prefixes):
+        if name.startswith(SETTINGS):
             monkeypatch.delenv(name)
 
 

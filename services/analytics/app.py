@@ -13,7 +13,7 @@ from libs.model_client import open_model
 from libs.probes import Check, Checks, database_checks
 from libs.service_settings import ListenSettings
 from libs.settings import load
-from services.analytics import recent
+from services.analytics import recent, shadow
 from services.analytics.recent import AnalyticsState
 from services.analytics.settings import AnalyticsSettings
 from services.analytics.summary import Summaries
@@ -24,6 +24,7 @@ def create_app(state: AnalyticsState, *, keys: KeyRing, checks: Checks) -> FastA
     app = frame(title="Lexi Analytics", keys=keys, checks=checks)
     app.state.analytics = state
     app.include_router(recent.router)
+    app.include_router(shadow.router)
     return app
 
 

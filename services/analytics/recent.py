@@ -66,7 +66,8 @@ class Recent(BaseModel):
     summary: str
 
 
-Ticker = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-/:=^]{0,31}$", to_upper=True)]
+TICKER = r"^[A-Za-z0-9][A-Za-z0-9.\-/:=^]{0,31}$"
+Ticker = Annotated[str, StringConstraints(pattern=TICKER, to_upper=True)]
 
 
 class RecentQuery(BaseModel):

@@ -23,7 +23,7 @@ from services.api.dataplane.settings import DataPlaneSettings
 from services.api.deps import ApiState
 from services.api.health import HealthProbe
 from services.api.settings import ApiSettings
-from services.api.strategist import entries
+from services.api.strategist import account, entries, panic, switches
 from services.api.strategist.state import Strategist, open_strategist
 
 
@@ -32,7 +32,7 @@ def create_app(state: ApiState, *, strategist: Strategist, keys: KeyRing, checks
     app = frame(title="Lexi Gateway", keys=keys, checks=checks)
     app.state.api = state
     app.state.strategist = strategist
-    for part in (llm, admin, signals, ingest, entries):
+    for part in (llm, admin, signals, ingest, entries, account, switches, panic):
         app.include_router(part.router)
     return app
 

@@ -1,21 +1,32 @@
 """The jobs as a process. Any number of them may run, on any machines; Postgres hands out the work."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
 
+import httpx
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from libs.alerts import AlertSettings, send_due
 from libs.db.engine import DatabaseSettings, create_engine, require_schema
-from libs.probes import database_checks, probe_app
+from libs.probes import Check, database_checks, probe_app
 from libs.process import serve
 from libs.service_settings import ListenSettings
 from libs.settings import load
+from libs.trading.broker.client import Broker
+from libs.trading.broker.settings import BrokerSettings
+from libs.trading.halts import Position, copy_local
+from services.jobs.chain import ChainCheck
 from services.jobs.outcomes import settle_all
 from services.jobs.queue import Periodic, Queue
+from services.jobs.reconcile.reconciler import EVERY_S, Reconciler
 from services.jobs.retention import RetentionSettings, clear_expired, drop_old, make_ahead
+from services.jobs.rounds import Rounds
 
 
 def periodic_jobs(engine: AsyncEngine, retention: RetentionSettings) -> dict[str, Periodic]:
-    """Everything that comes round, by name."""
+    """Everything that comes round through the queue, by name: in one process each time."""
 
     async def partitions() -> None:
         await make_ahead(engine)
@@ -25,24 +36,57 @@ def periodic_jobs(engine: AsyncEngine, retention: RetentionSettings) -> dict[str
         "outcomes": Periodic("* * * * * */15", lambda: settle_all(engine)),
         "partitions": Periodic("7 * * * *", partitions),
         "expired": Periodic("*/10 * * * *", lambda: clear_expired(engine)),
+        "chain": Periodic("23 * * * *", ChainCheck(engine)),
     }
+
+
+def rounds(
+    engine: AsyncEngine, reconciler: Reconciler, *, state: Path, alerts: Callable[[], Awaitable[object]]
+) -> list[Rounds]:
+    """What comes round in each process, whatever the queue does: it concerns this disk, or cannot wait."""
+    position = Position()
+    return [
+        Rounds("reconcile", reconciler.step, seconds=EVERY_S),
+        Rounds("alerts", alerts, seconds=1),
+        Rounds("halts", lambda: copy_local(engine, state, position), seconds=1),
+    ]
 
 
 async def main(stop: asyncio.Event) -> None:
     """Work until told to stop. A schema that is too old stops the start; a database that is away is waited for."""
     listen, settings, retention = load(ListenSettings), load(DatabaseSettings), load(RetentionSettings)
+    webhook = load(AlertSettings).webhook
     engine = create_engine(settings, application="jobs")
     queue = Queue(settings.database_url.get_secret_value(), periodic_jobs(engine, retention))
-    app = probe_app({**database_checks(engine), "queue": queue.check})
-
-    async def work() -> None:
-        await queue.wait_for(lambda: require_schema(engine), stop)
-        await queue.run(stop)
-
     try:
-        async with asyncio.TaskGroup() as tasks:
-            port, variable = listen.jobs_metrics_port, "JOBS_METRICS_PORT"
-            tasks.create_task(serve(app, host=listen.api_host, port=port, stop=stop, variable=variable))
-            tasks.create_task(work())
+        async with Broker(load(BrokerSettings).address()) as broker, httpx.AsyncClient() as client:
+            reconciler = Reconciler(engine, broker)
+            own = {"broker": reconciler.broker_check, "reconciled": reconciler.reconciled_check}
+            coming_round = rounds(
+                engine, reconciler, state=listen.local_state, alerts=lambda: send_due(engine, webhook, client)
+            )
+
+            async def work() -> None:
+                await queue.wait_for(lambda: require_schema(engine), stop)
+                async with asyncio.TaskGroup() as group:
+                    for each in coming_round:
+                        group.create_task(each.run(stop))
+                    group.create_task(queue.run(stop))
+
+            await live(listen, {**database_checks(engine), "queue": queue.check, **own}, work=work, stop=stop)
     finally:
         await engine.dispose()
+
+
+async def live(
+    listen: ListenSettings,
+    checks: Mapping[str, Check],
+    *,
+    work: Callable[[], Coroutine[Any, Any, None]],
+    stop: asyncio.Event,
+) -> None:
+    """Serve the probes and do the work, side by side."""
+    async with asyncio.TaskGroup() as tasks:
+        port, variable = listen.jobs_metrics_port, "JOBS_METRICS_PORT"
+        tasks.create_task(serve(probe_app(checks), host=listen.api_host, port=port, stop=stop, variable=variable))
+        tasks.create_task(work())

@@ -18,7 +18,9 @@ import psutil
 from tools.local_stack.postgres import EmbeddedPostgres
 
 ROOT = Path(__file__).parents[2]
-PORTS = ("API_PORT", "ANALYTICS_PORT", "FORECAST_METRICS_PORT", "JOBS_METRICS_PORT", "LEXI_PORT")
+PORTS = ("API_PORT", "ANALYTICS_PORT", "FORECAST_METRICS_PORT", "JOBS_METRICS_PORT", "LEXI_PORT", "PAPER_PORT")
+FOREIGN = ("LLM_", "DATABASE_", "PYTEST", "BROKER", "PAPER_", "ALPACA_", "ORDER_GATE_", "ENABLE_PANIC", "ALERT_")
+"""Settings of the shell that a stack under test must not see."""
 PATIENCE_S = 240.0
 
 T = TypeVar("T")
@@ -57,14 +59,19 @@ class RunningStack:
 
     def start(self) -> None:
         """Start it; returns at once."""
-        known = {
-            name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "DATABASE_", "PYTEST"))
-        }
-        env = known | self.ports | {"LOCAL_STATE": str(self.state)} | self.settings
         with self._log.open("w") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tools.local_stack"], cwd=ROOT, env=env, stdout=out, stderr=out, text=True
+                [sys.executable, "-m", "tools.local_stack"],
+                cwd=ROOT,
+                env=self._environment(),
+                stdout=out,
+                stderr=out,
+                text=True,
             )
+
+    def _environment(self) -> dict[str, str]:
+        known = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+        return known | self.ports | {"LOCAL_STATE": str(self.state)} | self.settings
 
     def output(self) -> str:
         """Everything it printed so far."""
@@ -114,7 +121,7 @@ class RunningStack:
             self.send(signal.SIGTERM)
 
     def get(self, port: str, path: str, *, body: object = None, timeout_s: float = 60) -> tuple[int, Any]:
-        """Status and JSON (or text) of a route, asked with the operator's key."""
+        """Status and JSON (or text) of a route, asked with the operator's key; a POST where there is a body."""
         key = (self.state / "operator.key").read_text().strip()
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.ports[port]}{path}",
@@ -129,6 +136,10 @@ class RunningStack:
         text = raw.decode()
         return status, json.loads(text) if text.startswith(("{", "[")) else text
 
+    def make(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """What a person types beside the running stack."""
+        return subprocess.run(["make", *words], cwd=ROOT, env=self._environment(), capture_output=True, text=True)
+
     def sql(self, statement: str) -> list[str]:
         """Rows of a query on the stack's own database, columns joined by `|`."""
         answer = EmbeddedPostgres(self.state / "postgres").query(statement, database="lexi")
@@ -136,16 +147,21 @@ class RunningStack:
 
 
 class ModelServer:
-    """A fake engine in a process of its own, so that it can be frozen and killed."""
+    """A fake engine in a process of its own, so that it can be frozen and killed.
 
-    def __init__(self) -> None:
+    It answers within the constraint asked for, which permits every entry, or with `reply`, whatever it was asked.
+    """
+
+    def __init__(self, *, reply: str | None = None) -> None:
         self.port = free_ports(("model",))["model"]
         self.process: subprocess.Popen[bytes] | None = None
+        self._reply = reply
 
     def start(self) -> None:
         """Start it on its port."""
-        options = ["--dialect", "vllm", "--slots", "16", "--delay-ms", "50", "--reply-by-constraint"]
-        options += ["--reply", "A steady drift on ordinary volume."]
+        options = ["--dialect", "vllm", "--slots", "16", "--delay-ms", "50"]
+        options += ["--reply", self._reply or "A steady drift on ordinary volume."]
+        options += [] if self._reply else ["--reply-by-constraint"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.fakes.engine", "--port", self.port, *options],
             cwd=ROOT,

@@ -87,9 +87,13 @@ async def test_a_changed_environment_is_recorded_and_wins(engine: AsyncEngine) -
     assert len(await history(engine)) == 5
 
 
-async def test_starts_at_once_record_one_row_each(engine: AsyncEngine) -> None:
+async def test_starts_at_once_record_each_switch_once(engine: AsyncEngine) -> None:
     await asyncio.gather(*(record_environment(engine, says(shadow=False, gate_off=True)) for _ in range(8)))
-    assert len(await history(engine)) == 2
+    assert await history(engine) == [
+        ("ORDER_GATE_DISABLED", False, "environment", None),  # what holds when the next one has ended
+        ("ORDER_GATE_DISABLED", True, "environment", True),
+        ("LLM_SHADOW_MODE", False, "environment", False),
+    ]
     assert await stand(engine) == (False, True)
 
 

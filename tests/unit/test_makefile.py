@@ -1,7 +1,9 @@
 """The front door says what there is, and says at once what it cannot run on."""
 
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_make_alone_prints_every_target_a_user_may_call() -> None:
     shown = make().stdout
-    for target in ("run", "test", "proof", "check", "bench", "lexi", "test-llm", "prompts", "key"):
+    at_the_desk = ("panic", "rearm", "drill", "gate-off", "gate-on", "shadow-off", "shadow-on", "switches", "audit")
+    for target in ("run", "test", "proof", "check", "bench", "lexi", "test-llm", "prompts", "key", *at_the_desk):
         assert f"make {target} " in shown
 
 
@@ -37,3 +40,116 @@ def test_another_platform_is_told_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     told = make("supported")
     assert told.returncode != 0
     assert "Lexi Gateway runs on Linux on x86-64; this is Darwin on arm64." in told.stderr
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A folder with the Makefile and a virtual environment whose python says what it was called with."""
+    (tmp_path / "Makefile").symlink_to(ROOT / "Makefile")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    python.chmod(0o755)
+    return tmp_path
+
+
+def called(here: Path, *words: str) -> list[str]:
+    """What python was called with, and nothing else was done: no install, no look for another Python."""
+    known = {name: value for name, value in os.environ.items() if name not in {"REASON", "TTL", "OPERATOR", "MINUTES"}}
+    command, env = ["make", *words], known | {"USER": "nightdesk"}
+    done = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+ODD = """it's "odd"; `false` ; > x"""
+
+
+@pytest.mark.parametrize(
+    ("words", "module", "arguments"),
+    [
+        (["panic"], ["libs.trading.panic"], []),
+        (["panic", f"REASON={ODD}", "TTL=5"], ["libs.trading.panic"], ["--reason", ODD, "--ttl-minutes", "5"]),
+        (["panic", "DRY_RUN=1"], ["libs.trading.panic"], ["--dry-run"]),
+        (["drill"], ["libs.trading.drill"], []),
+        (
+            ["rearm", "OPERATOR=Ann B", f"REASON={ODD}", "CONFIRM=REARM"],
+            ["--database", "libs.trading.rearm"],
+            ["--operator", "Ann B", "--reason", ODD, "--confirm", "REARM"],
+        ),
+        (
+            ["gate-off", "REASON=x", "MINUTES=5"],
+            ["--database", "libs.switches"],
+            ["gate-off", "--reason", "x", "--operator", "nightdesk", "--minutes", "5"],
+        ),
+        (["gate-on", "OPERATOR=ann"], ["--database", "libs.switches"], ["gate-on", "--operator", "ann"]),
+        (
+            ["shadow-off", "REASON=x"],
+            ["--database", "libs.switches"],
+            ["shadow-off", "--reason", "x", "--operator", "nightdesk"],
+        ),
+        (["shadow-on"], ["--database", "libs.switches"], ["shadow-on", "--operator", "nightdesk"]),
+        (["switches"], ["--database", "libs.switches"], ["show"]),
+        (["audit"], ["--database", "libs.trading.audit"], ["verify"]),
+        (["audit", "HEAD=7:ab"], ["--database", "libs.trading.audit"], ["verify", "--head", "7:ab"]),
+        (["audit", "SINCE=2026-01-01"], ["--database", "libs.trading.audit"], ["export", "--since", "2026-01-01"]),
+    ],
+)
+def test_what_is_said_reaches_the_command_as_it_was_said(
+    here: Path, words: list[str], module: list[str], arguments: list[str]
+) -> None:
+    assert called(here, *words) == ["-m", "tools.with_env", *module, *arguments]
+
+
+def test_a_halt_is_not_cleaned_away(here: Path) -> None:
+    state = here / "state"
+    state.mkdir()
+    (state / "halt").touch()
+    refused = subprocess.run(["make", "clean", f"LOCAL_STATE={state}"], cwd=here, capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "make rearm" in refused.stderr
+    assert (state / "halt").exists()
+    (state / "halt").unlink()
+    subprocess.run(["make", "clean", f"LOCAL_STATE={state}"], cwd=here, check=True)
+    assert not state.exists()
+
+
+SHOW = "import json, os, sys\nprint(json.dumps([sys.argv[1:], dict(os.environ)]))\n"
+
+
+def with_env(here: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    (here / "shown.py").write_text(SHOW)
+    known = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{here}"}
+    command = [sys.executable, "-m", "tools.with_env", *words]
+    return subprocess.run(command, cwd=here, env=known | variables, capture_output=True, text=True)
+
+
+def test_the_shells_variables_win_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("BROKER=alpaca\nPAPER_PORT='8011'  # a comment\n")
+    done = with_env(tmp_path, "shown", "--reason", "a b", BROKER="paper")
+    arguments, variables = json.loads(done.stdout)
+    assert arguments == ["--reason", "a b"]
+    assert (variables["BROKER"], variables["PAPER_PORT"]) == ("paper", "8011")
+
+
+def test_a_file_that_cannot_be_read_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"BROKER=\xff\xfe")
+    done = with_env(tmp_path, "shown")
+    assert ".env was not read" in done.stderr
+    assert json.loads(done.stdout)[0] == []
+
+
+def test_the_database_is_the_one_named_else_the_stacks_else_said_to_be_missing(tmp_path: Path) -> None:
+    missing = with_env(tmp_path, "--database", "shown")
+    assert missing.returncode != 0
+    assert ".local/database.url is not there" in missing.stderr
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "database.url").write_text("postgresql://embedded\n")
+    (tmp_path / ".env").write_text("LOCAL_STATE=state\n")
+    found = json.loads(with_env(tmp_path, "--database", "shown").stdout)[1]
+    assert found["DATABASE_URL"] == "postgresql://embedded"
+    named = json.loads(with_env(tmp_path, "--database", "shown", DATABASE_URL="postgresql://named").stdout)[1]
+    assert named["DATABASE_URL"] == "postgresql://named"
+    unneeded = json.loads(with_env(tmp_path, "shown").stdout)[1]
+    assert "DATABASE_URL" not in unneeded

@@ -11,11 +11,21 @@ from pathlib import Path
 from libs.keys import KeyFileError, ensure_operator_key
 from libs.llm.errors import LLMError
 from libs.settings import SettingsError, load
+from libs.trading.broker.errors import BrokerConfigError
 from tools.local_stack import banner
 from tools.local_stack.children import dies_with_parent
-from tools.local_stack.plan import Service, StackSettings, environment, model_server, services
+from tools.local_stack.plan import (
+    Program,
+    StackSettings,
+    environment,
+    environment_of,
+    model_server,
+    services,
+    strategy,
+)
 from tools.local_stack.postgres import EmbeddedPostgres, PostgresError
 from tools.local_stack.preflight import check_configuration
+from tools.local_stack.strategy_key import ensure_strategy_key
 from tools.local_stack.supervise import StackError, Supervised, claim, require_free_port, stop_all
 
 DATABASE = "lexi"
@@ -86,13 +96,18 @@ class Stack:
             raise StackError(f"the migration failed:\n{migrated.stderr[-2000:].strip()}")
         for process in self.model:
             process.wait_until_ready()
-        say("starting api, forecast, jobs and analytics …")
-        self.processes = [self._supervise(service, env) for service in services(self.settings)]
+        own = services(self.settings)
+        say(f"starting {', '.join(service.name for service in own)} …")
+        self.processes = [self._supervise(service, env) for service in own]
         for process in self.processes:
             process.wait_until_ready()
+        if self.settings.runs_strategy:
+            key = ensure_strategy_key(self.settings.keys_path, self.state)
+            self.processes.append(self._supervise(strategy(), {**env, "STRATEGY_KEY": key}))
 
-    def _supervise(self, service: Service, env: Mapping[str, str]) -> Supervised:
-        process = Supervised(service, env=env, logs=self.logs, report=self._tell)
+    def _supervise(self, program: Program, env: Mapping[str, str]) -> Supervised:
+        told = environment_of(program, env, settings=self.settings)
+        process = Supervised(program, env=told, logs=self.logs, report=self._tell)
         process.start()
         return process
 
@@ -156,7 +171,7 @@ def main() -> int:
     except Stopped as signalled:
         say(f"\n{signalled}: stopping …")
         return 0
-    except (StackError, PostgresError, SettingsError, KeyFileError, LLMError) as error:
+    except (StackError, PostgresError, SettingsError, BrokerConfigError, KeyFileError, LLMError) as error:
         say(f"\ncannot start: {error}")
         return 2
     finally:

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tools.local_stack.plan import StackSettings
+from libs.trading.broker.address import PAPER
+from tools.local_stack.plan import STRATEGY, StackSettings
 
 ASK_EVERY_S = 2.0
 
@@ -33,6 +34,8 @@ Lexi Gateway is up after {took_s:.0f} s.
   analytics  {analytics}
   forecast   http://127.0.0.1:{settings.forecast_metrics_port}/ready
   jobs       http://127.0.0.1:{settings.jobs_metrics_port}/ready
+  broker     {broker(settings)}
+  strategy   {strategy(settings)}
   postgres   {database}
   logs       {shown(settings.local_state)}/logs
 
@@ -44,8 +47,26 @@ Try:
   curl -s {auth} {api}/llm/chat -H 'Content-Type: application/json' -d '{{"user": "What is a limit order?"}}'
   curl -s {auth} '{api}/llm/admin/stats?hours=24'
   curl -s {auth} '{analytics}/analytics/recent?ticker=AAPL'
+  curl -s {auth} '{api}/strategist/recent?limit=3'
+  curl -s {auth} {api}/strategist/positions
+  curl -s {auth} {analytics}/analytics/shadow
 
+Verdicts are logged and orders pass (LLM_SHADOW_MODE); `make shadow-off REASON=…` lets the policy act.
+`make panic` leaves the account flat and stops entries, with everything else down too; `make rearm` lets them in again.
 Ctrl-C ends everything. {model_says}Waiting for the first judged forecast …"""
+
+
+def broker(settings: StackSettings) -> str:
+    """Where orders go."""
+    address = settings.address()
+    return f"{address.base_url}  ({'paper: no money moves' if address.name == PAPER else address.name})"
+
+
+def strategy(settings: StackSettings) -> str:
+    """Whether the example trades, and where to read what it does."""
+    if not settings.runs_strategy:
+        return "none (EXAMPLE_STRATEGY is off, or the broker is not the paper one)"
+    return f"examples/follow_signal.py trades on paper; see {shown(settings.local_state)}/logs/{STRATEGY}.log"
 
 
 def model_answers(settings: StackSettings) -> bool:

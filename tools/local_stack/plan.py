@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pydantic import Field, SecretStr
 
 from libs.service_settings import ListenSettings
+from libs.settings import Flag
+from libs.trading.broker.address import PAPER
+from libs.trading.broker.settings import BrokerSettings
 
 # The embedded model answers 44 tokens/s for everybody together, so it is asked less often and given more time.
 EMBEDDED_MODEL_DEFAULTS = {
@@ -18,6 +21,8 @@ EMBEDDED_MODEL_DEFAULTS = {
     "FORECAST_INTERVAL_S": "30",
     "LLM_MAX_TOKENS": "2048",
 }
+LOOPBACK = "127.0.0.1"
+STRATEGY = "follow-signal"
 PORT_VARIABLES = {
     "api": "API_PORT",
     "forecast": "FORECAST_METRICS_PORT",
@@ -26,34 +31,53 @@ PORT_VARIABLES = {
 }
 
 
-class StackSettings(ListenSettings):
+class StackSettings(ListenSettings, BrokerSettings):
     """What decides which parts are started here and which are somewhere else."""
 
     llm_base_url: str | None = Field(None, description="A model server that already runs; unset: the embedded model.")
     database_url: SecretStr | None = Field(None, description="A Postgres that already runs; unset: the embedded one.")
     lexi_port: int = Field(8008, ge=1, le=65535, description="Port of the embedded model.")
+    example_strategy: Flag = Field(
+        True, description="Whether `make run` runs examples/follow_signal.py; never on another broker than paper."
+    )
+
+    @property
+    def runs_paper(self) -> bool:
+        """Whether the paper broker is started here; with PAPER_URL it is somewhere else."""
+        return self.broker == PAPER and self.paper_url is None
+
+    @property
+    def runs_strategy(self) -> bool:
+        """Whether the example trades. It never does where orders might be real."""
+        return self.broker == PAPER and self.example_strategy
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """One process of the stack. `port_variable` is what a user sets when the port is taken."""
+class Program:
+    """One process of the stack. One without an address is ready once it runs."""
 
     name: str
     module: str
-    host: str
-    port: int
-    port_variable: str
-    ready_path: str = "/ready"
 
     @property
     def command(self) -> tuple[str, ...]:
         """The line that starts it."""
         return sys.executable, "-m", self.module
 
+
+@dataclass(frozen=True, slots=True)
+class Service(Program):
+    """One that listens. `port_variable` is what a user sets when the port is taken."""
+
+    host: str
+    port: int
+    port_variable: str
+    ready_path: str = "/ready"
+
     @property
     def url(self) -> str:
         """Where it answers, from this machine."""
-        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - compared, not bound
+        host = LOOPBACK if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - compared, not bound
         return f"http://{host}:{self.port}"
 
 
@@ -62,7 +86,7 @@ def model_server(settings: StackSettings) -> Service | None:
     if settings.llm_base_url is not None:
         return None
     module = "tools.local_stack.lexi"
-    return Service("lexi", module, "127.0.0.1", settings.lexi_port, "LEXI_PORT", ready_path="/health")
+    return Service("lexi", module, LOOPBACK, settings.lexi_port, "LEXI_PORT", ready_path="/health")
 
 
 def services(settings: StackSettings) -> tuple[Service, ...]:
@@ -74,7 +98,15 @@ def services(settings: StackSettings) -> tuple[Service, ...]:
         "jobs": settings.jobs_metrics_port,
         "analytics": settings.analytics_port,
     }
-    return tuple(Service(name, f"services.{name}", host, port, PORT_VARIABLES[name]) for name, port in ports.items())
+    own = tuple(Service(name, f"services.{name}", host, port, PORT_VARIABLES[name]) for name, port in ports.items())
+    # Nobody but our own processes speaks to the paper broker, so it stays on loopback wherever these listen.
+    paper = Service("paper", "services.paper", LOOPBACK, settings.paper_port, "PAPER_PORT")
+    return (paper, *own) if settings.runs_paper else own
+
+
+def strategy() -> Program:
+    """The example, which comes last: it uses all the others."""
+    return Program(STRATEGY, "examples.follow_signal")
 
 
 def environment(settings: StackSettings, database_url: str) -> Mapping[str, str]:
@@ -89,3 +121,12 @@ def environment(settings: StackSettings, database_url: str) -> Mapping[str, str]
         known["LLM_BASE_URL"] = f"http://127.0.0.1:{settings.lexi_port}/v1"
         given = EMBEDDED_MODEL_DEFAULTS | given
     return given | known
+
+
+def environment_of(program: Program, env: Mapping[str, str], *, settings: StackSettings) -> Mapping[str, str]:
+    """The environment of one child: what all have, and what it alone is told."""
+    if program.name == "paper":
+        return {**env, "API_HOST": LOOPBACK}
+    if program.name == STRATEGY:
+        return {**env, "API_URL": f"http://{LOOPBACK}:{settings.api_port}"}
+    return env

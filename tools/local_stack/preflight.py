@@ -5,6 +5,7 @@ from libs.llm.experiments import Experiments
 from libs.llm.registry import Registry
 from libs.llm.settings import LLMSettings
 from libs.settings import load
+from libs.trading.broker.settings import BrokerSettings
 from tools.env_example import settings_classes
 
 
@@ -13,5 +14,6 @@ def check_configuration() -> None:
     for settings in settings_classes():
         if settings is not DatabaseSettings:  # the stack itself fills DATABASE_URL in
             load(settings)
+    load(BrokerSettings).address()
     models = load(LLMSettings)
     Experiments.build(Registry.load(models.prompts_file, models.prompts_lock), models.llm_ab_buckets)

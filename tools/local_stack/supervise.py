@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from tools.local_stack.children import spawn, wait_or_kill
-from tools.local_stack.plan import Service
+from tools.local_stack.plan import Program, Service
 
 READY_TIMEOUT_S = 90.0
 RESTART_AFTER_S = (2.0, 5.0, 15.0, 30.0)
@@ -54,8 +54,10 @@ def _listener(port: int) -> str:
         return ""
 
 
-def readiness(service: Service) -> str | None:
+def readiness(service: Program) -> str | None:
     """None when a service is ready, else why not."""
+    if not isinstance(service, Service):
+        return None
     try:
         with urllib.request.urlopen(service.url + service.ready_path, timeout=5):  # noqa: S310 - our own http address
             return None
@@ -69,7 +71,7 @@ def readiness(service: Service) -> str | None:
 class Supervised:
     """One process that is kept alive: restarted after it ends, later each time it ends soon after its start."""
 
-    def __init__(self, service: Service, *, env: Mapping[str, str], logs: Path, report: Callable[[str], None]) -> None:
+    def __init__(self, service: Program, *, env: Mapping[str, str], logs: Path, report: Callable[[str], None]) -> None:
         self.service = service
         self.log_path = logs / f"{service.name}.log"
         self._env = env

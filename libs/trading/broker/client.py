@@ -66,7 +66,7 @@ class Broker:
             transport=transport,
             trust_env=parts.hostname not in _LOOPBACK,
             # Loading the authorities takes longer than a whole call on loopback, and plain HTTP needs none.
-            verify=ssl.create_default_context() if parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            verify=parts.scheme == "https" or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         )
 
     async def __aenter__(self) -> Self:

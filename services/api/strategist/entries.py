@@ -36,7 +36,8 @@ def get_strategist(request: Request) -> Strategist:
 Desk = Annotated[Strategist, Depends(get_strategist)]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,64}$", strip_whitespace=True)]
-Amount = Annotated[Decimal, Field(gt=0, max_digits=18, decimal_places=9, allow_inf_nan=False)]
+Quantity = Annotated[Decimal, Field(gt=0, max_digits=18, decimal_places=9, allow_inf_nan=False)]
+Price = Annotated[Decimal, Field(gt=0, max_digits=24, decimal_places=15, allow_inf_nan=False)]
 
 
 class OrderBody(BaseModel):
@@ -49,8 +50,8 @@ class OrderBody(BaseModel):
 
     ticker: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-/:=^]{0,31}$")]
     side: Literal["buy", "sell"]
-    qty: Amount
-    ref_price: Amount
+    qty: Quantity
+    ref_price: Price
     client_order_id: Annotated[str, StringConstraints(pattern=r"^[!-~]{1,128}$")]
     reduce_only: StrictBool = False
     horizon: Annotated[str, StringConstraints(pattern=r"^[0-9a-z]{1,16}$")] | None = None

@@ -17,8 +17,10 @@ from libs.trading.halt import EntryLock
 from libs.trading.limits import GateSettings
 from services.api.strategist.desk import Desk, DeskSettings, GateTerms, NoVerdict
 from services.api.strategist.exits import Exits
+from services.api.strategist.panic_runner import PanicState
 from services.api.strategist.record import Asked
 from services.api.strategist.submission import Submission
+from services.api.strategist.watch import open_panic
 
 COPY_EVERY_S = 1.0
 
@@ -27,13 +29,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Strategist:
-    """The desk, and the two ways to the broker: entries with a verdict, exits without."""
+    """The desk, the two ways to the broker (entries with a verdict, exits without), and the panic exit."""
 
     broker: Broker
     desk: Desk
     submission: Submission
     exits: Exits
-    state: Path
+    panic: PanicState
 
 
 async def copy_exits(exits: Exits, desk: Desk) -> None:
@@ -53,7 +55,7 @@ async def copy_exits(exits: Exits, desk: Desk) -> None:
 async def open_strategist(engine: AsyncEngine, *, state: Path, model: str) -> AsyncGenerator[Strategist, None]:
     """Everything of the strategist; `model` is the one that may decide. Raises `SettingsError`, `BrokerConfigError`."""
     settings, address = load(GateSettings), load(BrokerSettings).address()
-    async with Broker(address) as broker:
+    async with Broker(address) as broker, open_panic(engine, broker, state=state) as panic:
         desk = Desk(
             load(DatabaseSettings).database_url.get_secret_value(),
             rests_on=GateTerms(settings.limits, settings.terms(model=model), address.account),
@@ -66,7 +68,7 @@ async def open_strategist(engine: AsyncEngine, *, state: Path, model: str) -> As
         copying = asyncio.create_task(copy_exits(exits, desk))
         submission = Submission(broker, lock=EntryLock(state), engine=engine)
         try:
-            yield Strategist(broker, desk, submission, exits, state)
+            yield Strategist(broker, desk, submission, exits, panic)
         finally:
             copying.cancel()
             with suppress(asyncio.CancelledError):

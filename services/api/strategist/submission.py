@@ -18,7 +18,7 @@ from libs.trading.halt import EntryLock, Halted
 from libs.trading.intent import broker_order_id
 from libs.trading.types import Order
 
-SUBMITTING, NOT_SENT, REJECTED = "submitting", "not_sent", "rejected"
+SUBMITTING, ACCEPTED, NOT_SENT, REJECTED = "submitting", "accepted", "not_sent", "rejected"
 LOOK_AGAIN_S = (0.2, 0.5, 1.0)
 """Pauses between looks for an order whose submission got no answer."""
 
@@ -26,11 +26,11 @@ SENT = Counter("lexi_orders_total", "Orders sent to the broker, by what came of 
 
 log = structlog.get_logger(__name__)
 
-# Reconciliation may have been quicker, and then knows better.
+# Reconciliation may have been quicker, and then knows better. Fills are its to store, together with the position that
+# they make: the limits count what is open and what is held, and a fill must never be in neither.
 RECORD = text(
     """
-    update orders set status = :status, broker_id = :broker_id, filled_qty = :filled_qty,
-      filled_avg_price = :filled_avg_price, reason = :reason, updated_at = now()
+    update orders set status = :status, broker_id = :broker_id, reason = :reason, updated_at = now()
     where id = :id and broker_id is null
     """
 )
@@ -110,10 +110,8 @@ class Submission:
         found = placed.broker
         values = {
             "id": order_id,
-            "status": placed.status,
+            "status": ACCEPTED if found is not None and found.filled_qty else placed.status,
             "broker_id": None if found is None else found.id,
-            "filled_qty": Decimal(0) if found is None else found.filled_qty,
-            "filled_avg_price": None if found is None else found.filled_avg_price,
             "reason": placed.reason,
         }
         try:

@@ -1,0 +1,1 @@
+"""Programs that use the house from outside, over HTTP, the way anybody would."""

@@ -1,0 +1,1 @@
+"""What figures can be trusted to say: estimates with intervals. Pure functions on counts and sums."""

@@ -1,0 +1,1 @@
+"""Proof of what the gate said: checking the chain of verdicts, and handing it out."""

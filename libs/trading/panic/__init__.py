@@ -1,0 +1,1 @@
+"""The panic exit: halt, cancel all, close all, and say what is true. Standard library and httpx only."""

@@ -1,0 +1,51 @@
+"""`python -m tools.with_env [--database] MODULE [ARGUMENT …]`: run a module with `.env` filled in, in this one process.
+
+It reads `.env` as the other targets of `make` do, the shell's own variables first, without starting Python twice: a
+panic exit must not wait for that, and it goes on where `.env` cannot be read. With `--database`, `DATABASE_URL` comes
+from the stack that runs here where nothing else names one.
+"""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+DATABASE = "--database"
+
+
+def read_env_file(path: Path) -> None:
+    """Fill the environment from a file of settings. Trouble is told and never stops what is to be run."""
+    if not path.exists():
+        return
+    try:
+        from dotenv import load_dotenv  # here, since a broken install must not keep the module from running
+
+        load_dotenv(path)
+    except Exception as error:  # noqa: BLE001 - whatever it is, what was asked for matters more
+        sys.stderr.write(f"{path} was not read ({type(error).__name__}: {error}); the shell's variables hold\n")
+
+
+def fill_in_database() -> None:
+    """Name the embedded database of the stack whose state is here, unless another one is named."""
+    if os.environ.get("DATABASE_URL") or os.environ.get("DATABASE_URL_FILE"):
+        return
+    url_file = Path(os.environ.get("LOCAL_STATE") or ".local") / "database.url"
+    if not url_file.exists():
+        sys.exit(f"{url_file} is not there: start the stack with `make run`, or name a database in DATABASE_URL")
+    os.environ["DATABASE_URL"] = url_file.read_text(encoding="utf-8").strip()
+
+
+def main() -> None:
+    """Become the module, with what is left of the command line."""
+    words = sys.argv[1:]
+    needs_database = words[:1] == [DATABASE]
+    module, *arguments = words[needs_database:]
+    read_env_file(Path(".env"))
+    if needs_database:
+        fill_in_database()
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
