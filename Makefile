@@ -83,9 +83,10 @@ test-llm: install-dev ## Real completions against LLM_BASE_URL; skips when nothi
 bench: install-dev ## Speed as ratios in one run, CPU time per unit of work, and counts
 	@$(BIN)/python -m bench
 
-proof: install-dev ## The long proofs: a thousand examples per property, a night of faults, the benches
+proof: install-dev ## The long proofs: a thousand examples per property, 500 simulated seeds, a night of faults, benches
 	@HYPOTHESIS_PROFILE=proof $(BIN)/python -m pytest -n 2 tests/unit --timeout 1800
 	@HYPOTHESIS_PROFILE=proof $(BIN)/python -m pytest -n 0 tests/integration/test_openapi_fuzz.py --timeout 1800
+	@SIM_SEEDS=500 $(BIN)/python -m pytest -q -n 2 tests/simulation --timeout 600
 	@$(BIN)/python -m pytest -s tests/soak
 	@$(BIN)/python -m bench
 

@@ -3,7 +3,16 @@
 import subprocess
 import sys
 
-BENCHES = ("bench.ask", "bench.ask_wire", "bench.pipeline", "bench.storage", "bench.embedded_model", "bench.gateway")
+BENCHES = (
+    "bench.ask",
+    "bench.ask_wire",
+    "bench.pipeline",
+    "bench.storage",
+    "bench.embedded_model",
+    "bench.gateway",
+    "bench.gate",
+    "bench.panic",
+)
 
 
 def main() -> int:

@@ -22,6 +22,10 @@ log = structlog.get_logger(__name__)
 LOCK = text("select pg_advisory_xact_lock(hashtext('switches'))")
 
 LAST_FROM_ENVIRONMENT = text(
+    "select env_value from switches where name = :name and env_value is not null and set_by = :set_by "
+    "order by id desc limit 1"
+)
+LAST_FROM_ANY = text(
     "select env_value from switches where name = :name and env_value is not null order by id desc limit 1"
 )
 
@@ -36,6 +40,7 @@ WRITE = text(
 )
 
 ENVIRONMENT = "environment"
+SAID_ALREADY = "kept for the next start; another service had said so already"
 ENVIRONMENT_CHANGED = "the environment of a start said otherwise than the one before"
 
 
@@ -79,11 +84,14 @@ async def turn(
     return await _standing(connection, name)
 
 
-async def record_environment(engine: AsyncEngine, settings: SwitchSettings) -> None:
+async def record_environment(engine: AsyncEngine, settings: SwitchSettings, *, service: str = "") -> None:
     """Write a row for each switch whose environment value differs from the one last recorded, or was never recorded.
 
     A mere restart changes nothing: what an operator turned meanwhile stays turned, a gate that came back stays there.
+    Each `service` is compared with what it said itself, so that two whose environments differ do not take turns. One
+    that starts for the first time is compared with what any of them said last.
     """
+    set_by = f"{ENVIRONMENT} of {service}" if service else ENVIRONMENT
     said: dict[Switch, bool] = {
         "ORDER_GATE_DISABLED": settings.order_gate_disabled,
         "LLM_SHADOW_MODE": settings.llm_shadow_mode,
@@ -91,19 +99,28 @@ async def record_environment(engine: AsyncEngine, settings: SwitchSettings) -> N
     async with engine.begin() as connection:
         await connection.execute(LOCK)
         for name, value in said.items():
-            recorded = await connection.scalar(LAST_FROM_ENVIRONMENT, {"name": name})
-            if recorded is not None and recorded == value:
+            own = await connection.scalar(LAST_FROM_ENVIRONMENT, {"name": name, "set_by": set_by})
+            if own is not None and own == value:
                 continue
+            last = await connection.scalar(LAST_FROM_ANY, {"name": name})
             change = _Change(
                 name=name,
                 value=value,
-                set_by=ENVIRONMENT,
+                set_by=set_by,
                 reason=ENVIRONMENT_CHANGED,
                 minutes=LONGEST_MINUTES if _disables(name, value) else None,
                 env_value=value,
             )
-            await _write(connection, change, quiet=recorded is None and not value)
+            if own is None and last is not None and last == value:
+                await _remember(connection, change)
+            else:
+                await _write(connection, change, quiet=last is None and not value)
         await _end_the_endless(connection)
+
+
+async def _remember(connection: AsyncConnection, change: _Change) -> None:
+    """Keep what a service said for the first time where another one said the same: the row has ended as it begins."""
+    await connection.execute(WRITE, asdict(replace(change, reason=SAID_ALREADY, minutes=0)))
 
 
 async def _end_the_endless(connection: AsyncConnection) -> None:

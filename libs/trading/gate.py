@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 
-from libs.trading.limits import Limits, Terms
+from libs.trading.limits import Limits, Terms, bare
 from libs.trading.reasons import Reason, of_rule
 from libs.trading.types import ZERO, Answer, Book, Holding, LastPrice, Mode, Order, StoredDecision, SwitchState
 
@@ -63,13 +63,40 @@ def judge(order: Order, decision: StoredDecision | None, situation: Situation) -
     refused.
     """
     with localcontext(UNTRAPPED):
-        mode = mode_of(situation.switches)
         if order.reduce_only:
+            mode = mode_of(situation.switches)
             if situation.duplicate:
                 return of_reduction(mode, Reason.DUPLICATE)
             return of_reduction(mode, None if may_reduce(order, situation.book) else Reason.NOT_REDUCING)
         policy = tuple(dict.fromkeys(policy_reasons(order, decision, situation.terms)))
-        hard = tuple(hard_reasons(order, situation))
+        return of_entry(order, policy, situation)
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """What an entry was allowed by when it was judged first: its age in seconds, and the policy reasons that stood
+    against it then and did not act.
+    """
+
+    age_s: float
+    against: tuple[Reason, ...] = ()
+
+
+def judge_again(order: Order, authority: Authority, situation: Situation) -> Verdict:
+    """The verdict on sending an entry that was allowed before.
+
+    Its authority stands unless it has grown too old, or rests on a mode that holds no longer: what passed in shadow or
+    under the kill switch does not pass in enforce.
+    """
+    lapsed = not 0 <= authority.age_s <= situation.terms.ttl_s
+    policy = dict.fromkeys((*authority.against, *((Reason.STALE_DECISION,) if lapsed else ())))
+    with localcontext(UNTRAPPED):
+        return of_entry(order, tuple(policy), situation)
+
+
+def of_entry(order: Order, policy: tuple[Reason, ...], situation: Situation) -> Verdict:
+    """The verdict on an entry with these policy reasons against it."""
+    mode, hard = mode_of(situation.switches), tuple(hard_reasons(order, situation))
     if situation.terms.allow_without and WITHOUT_DECISION.issuperset(policy):
         return conclude(mode, policy=(), hard=hard, noted=policy)
     return conclude(mode, policy=policy, hard=hard)
@@ -80,18 +107,6 @@ def of_reduction(mode: Mode, refusal: Reason | None) -> Verdict:
     if refusal is None:
         return Verdict("allow", "allow", mode, (Reason.ALLOW,))
     return Verdict("deny", "deny", mode, (refusal,))
-
-
-def judge_again(order: Order, *, authorised_age_s: float | None, situation: Situation) -> Verdict:
-    """The verdict on sending an entry that was authorised before: its authority stands unless it has grown too old.
-
-    `authorised_age_s` is the age of the decision it rests on, None where it rests on none.
-    """
-    lapsed = authorised_age_s is not None and not 0 <= authorised_age_s <= situation.terms.ttl_s
-    policy = (Reason.STALE_DECISION,) if lapsed else ()
-    with localcontext(UNTRAPPED):
-        hard = tuple(hard_reasons(order, situation))
-    return conclude(mode_of(situation.switches), policy=policy, hard=hard)
 
 
 def mode_of(switches: SwitchState) -> Mode:
@@ -166,7 +181,7 @@ def hard_reasons(order: Order, situation: Situation) -> Iterator[Reason]:
         yield Reason.HALTED
     if not book.reconciled or not known:
         yield Reason.RECONCILING
-    if order.ticker.upper() in limits.restricted_tickers:
+    if bare(order.ticker) in limits.restricted_tickers:
         yield Reason.RESTRICTED
     if book.orders_last_minute >= limits.max_orders_per_min:
         yield Reason.LIMIT_RATE

@@ -2,7 +2,9 @@
 
 Standard library only, since what stops must work when everything else is down. An entry is sent under
 `EntryLock.sending()`, which looks for the halt itself. A panic exit writes the halt first and then waits for
-`nobody_sending`: whoever held the lock before has finished, whoever takes it later sees the halt.
+`nobody_sending`: whoever held the lock before has finished, whoever takes it later sees the halt. A lock dies with its
+process, so each entry also leaves a mark on the disk before it looks for the halt, until it is known what became of it:
+either the entry sees the halt, or the exit sees the mark.
 """
 
 import fcntl
@@ -16,6 +18,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
+
+from libs.trading.durable import sync_folder, write_synced
+from libs.trading.entry_marks import Marks
 
 DEFAULT_TTL_MINUTES = 60
 _POLL_S = 0.02
@@ -92,8 +97,8 @@ class HaltFile:
         temporary = self._state / f".halt-{uuid4().hex}"
         try:
             self._state.mkdir(parents=True, exist_ok=True)
-            _write_synced(temporary, _render(halt))
-            os.link(temporary, self.path)  # fails where a halt exists, unlike a rename
+            write_synced(temporary, _render(halt))
+            self._put(temporary, _render(halt))
         except FileExistsError:
             trouble = None if os.path.lexists(self.path) else "the folder of the halt file is not a folder"
         except OSError as error:
@@ -102,6 +107,14 @@ class HaltFile:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
         return self._settle(trouble)
+
+    def _put(self, temporary: Path, content: bytes) -> None:
+        try:
+            os.link(temporary, self.path)  # fails where a halt exists, unlike a rename
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links: half a content would still halt
+            write_synced(self.path, content)
 
     def _settle(self, trouble: str | None) -> str | None:
         with suppress(FileExistsError):
@@ -129,16 +142,30 @@ class HaltFile:
         sync_folder(self._state)
 
 
+@dataclass(slots=True)
+class Sending:
+    """An entry on its way. Its mark stays on the disk unless `settled` is set: what became of it is known."""
+
+    settled: bool = False
+
+
 class EntryLock:
-    """`<state>/entries.lock`: shared while an entry is sent, taken alone by whoever must know that none is."""
+    """`<state>/entries.lock`: shared while an entry is sent, taken alone by whoever must know that none is.
+
+    `marks` are of the entries of which nobody knows yet what became of them.
+    """
 
     def __init__(self, state: Path) -> None:
         self._path = state / "entries.lock"
+        self.marks = Marks(state)
         self._halt = HaltFile(state)
 
     @contextmanager
-    def sending(self) -> Generator[None]:
-        """Hold while one entry is sent to the broker. Raises `Halted` instead of letting it be sent."""
+    def sending(self, order_id: UUID, *, name: str) -> Generator[Sending]:
+        """Hold while one entry is sent to the broker, which knows it as `name`.
+
+        Raises `Halted` instead of letting it be sent, also where it cannot be marked.
+        """
         try:
             lock = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -148,12 +175,30 @@ class EntryLock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError as error:
                 raise Halted("a panic exit holds the lock of entries") from error
-            reason = self._halt.reason()
-            if reason is not None:
-                raise Halted(reason)
-            yield
+            with self._marked(order_id, name) as sending:
+                yield sending
         finally:
             os.close(lock)
+
+    @contextmanager
+    def _marked(self, order_id: UUID, name: str) -> Generator[Sending]:
+        sending = Sending(settled=True)
+        try:
+            self._mark_unless_halted(order_id, name)
+            sending.settled = False
+            yield sending
+        finally:
+            if sending.settled:
+                self.marks.remove(order_id)
+
+    def _mark_unless_halted(self, order_id: UUID, name: str) -> None:
+        try:
+            self.marks.put(order_id, name)
+        except OSError as error:
+            raise Halted(f"an entry on its way cannot be marked: {error}") from error
+        reason = self._halt.reason()  # after the mark, so that an exit which halts in between sees it
+        if reason is not None:
+            raise Halted(reason)
 
     def nobody_sending_now(self) -> bool:
         """Whether no entry is on its way at this moment. Raises `OSError` where the lock cannot be opened."""
@@ -174,22 +219,6 @@ class EntryLock:
                 return False
             time.sleep(_POLL_S)
         return True
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a file's coming or going last through a power cut. Raises `OSError`."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _render(halt: Halt) -> bytes:

@@ -21,14 +21,19 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from libs.alerts import raise_alert
-from libs.trading.halt import Halt, HaltFile, new_halt
+from libs.trading.halt import Halt, HaltFile
+from libs.trading.halt_journal import Longer, begun_halts, longer_halts
 from libs.trading.journal import Entry, Journal
 from libs.trading.panic.alarm import ended_key
 from libs.trading.panic.opening import LOCK_NAME
 from libs.trading.panic.report import JOURNAL_NAME, unfinished
 
-TELLS_ITSELF = timedelta(seconds=2.5)
-OF_INTEREST = timedelta(minutes=10)
+TELLS_ITSELF = timedelta(seconds=3)
+"""How long an exit may tell the webhook of its end itself. With a second for the copy and one to send, 5 s in all."""
+
+OF_INTEREST = timedelta(days=7)
+"""An end that lies longer back is history, which a new database need not call out."""
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 log = structlog.get_logger(__name__)
@@ -51,6 +56,8 @@ CLOSE = text(
     where id = any(:ids) and rearmed_at is null returning id
     """
 )
+LENGTHEN = text("update halts set halted_until = greatest(halted_until, :until) where id = :id and rearmed_at is null")
+SETTLED = text("select exists (select 1 from halts where id = :id and rearmed_at >= :asked_at)")
 CLOSED = text(
     """
     select rearmed_at is not null and not exists (select 1 from halts where rearmed_at is null)
@@ -81,12 +88,20 @@ class HaltRow:
     opened_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What a disk says: its halt file, entries of the journal of exits, and the offset behind them."""
+
+    halt: Halt | None
+    entries: Sequence[Entry]
+    offset: int
+
+
 @dataclass(slots=True)
 class Position:
-    """How far a process has copied its disk: bytes of the journal, halts known to have their row, ends to be told."""
+    """How far a process has copied its disk: bytes of the journal, and ends of exits that are still to be told."""
 
     offset: int = 0
-    recorded: set[UUID] = field(default_factory=set[UUID])
     untold: dict[UUID, Entry] = field(default_factory=dict[UUID, Entry])
 
 
@@ -127,6 +142,36 @@ async def close(connection: AsyncConnection, ids: Sequence[UUID], *, operator: s
     return closed
 
 
+def read_disk(state: Path, *, offset: int = 0) -> Disk:
+    """What this disk says of halts, the journal from `offset` on. Blocks; raises `OSError`."""
+    halt = HaltFile(state).read()
+    entries, offset = Journal(state / JOURNAL_NAME).read_from(offset)
+    return Disk(halt, entries, offset)
+
+
+async def record_disk(connection: AsyncConnection, disk: Disk) -> None:
+    """Give every halt that a disk tells of its row, the file's and each that an exit began with.
+
+    What was closed stays closed, and only that: a file that is gone ends no halt.
+    """
+    for halt in [*([] if disk.halt is None else [disk.halt]), *begun_halts(disk.entries)]:
+        await record(connection, halt)
+    for longer in longer_halts(disk.entries):
+        await _lengthen(connection, longer)
+
+
+async def _lengthen(connection: AsyncConnection, longer: Longer) -> None:
+    """Let the halt of the exit that a request joined last as long as that request asked for.
+
+    Where that halt has no open row, the request gets one of its own, unless a person re-armed after it was made.
+    """
+    values = {"id": longer.halt_id, "until": longer.asked.halted_until}
+    if (await connection.execute(LENGTHEN, values)).rowcount:
+        return
+    if not await connection.scalar(SETTLED, {"id": longer.halt_id, "asked_at": longer.asked.at}):
+        await record(connection, longer.asked)
+
+
 async def copy_local(engine: AsyncEngine, state: Path, position: Position) -> None:
     """Copy what this disk says about halts and panic exits into Postgres. Again and again, by any number of processes.
 
@@ -134,24 +179,21 @@ async def copy_local(engine: AsyncEngine, state: Path, position: Position) -> No
     interrupted; no other file ever is.
     Raises what the database raises, and `OSError` where the folder cannot be read; then nothing is lost.
     """
-    file = HaltFile(state)
-    halt, entries, offset = await asyncio.to_thread(_read, file, state, position.offset)
-    halts = [one for one in _halts(halt, entries) if one.id not in position.recorded]
-    _note_ends(entries, position)
+    disk = await asyncio.to_thread(read_disk, state, offset=position.offset)
+    halt = disk.halt
+    _note_ends(disk.entries, position)
     ends = [end for end in position.untold.values() if datetime.now(UTC) - end.at >= TELLS_ITSELF]
-    if entries or ends or halt is not None:
+    if disk.entries or ends or halt is not None:
         async with engine.begin() as connection:
-            if entries:
-                await connection.execute(COPY, [_row(entry) for entry in entries])
-            for one in halts:
-                await record(connection, one)
+            if disk.entries:
+                await connection.execute(COPY, [_row(entry) for entry in disk.entries])
+            await record_disk(connection, disk)
             for end in ends:
                 await raise_alert(connection, key=ended_key(str(end.subject)), kind="panic_exit", text=_words(end))
             closed = halt is not None and await connection.scalar(CLOSED, {"id": halt.id})
         if halt is not None and closed:
-            await asyncio.to_thread(_complete_rearm, file, halt.id)
-    position.offset = offset
-    position.recorded.update(one.id for one in halts)
+            await asyncio.to_thread(_complete_rearm, state, halt.id, disk.offset)
+    position.offset = disk.offset
     for end in ends:
         position.untold.pop(end.subject, None)
 
@@ -174,14 +216,31 @@ def _words(end: Entry) -> str:
     )
 
 
-def _complete_rearm(file: HaltFile, halt_id: UUID) -> None:
+def _complete_rearm(state: Path, halt_id: UUID, offset: int) -> None:
     try:
-        with no_exit_begins(file.path.parent):
-            file.remove(halt_id)
+        with no_exit_begins(state):
+            remove_file(state, halt_id, offset=offset)
     except ExitUnderWay as running:
         log.info("halt_file_kept", halt=str(halt_id), why=str(running))
         return
     log.warning("halt_file_removed", halt=str(halt_id), why="a person closed its row")
+
+
+def must_be_still(state: Path, *, offset: int) -> None:
+    """Raises `ExitUnderWay` where a panic exit wrote to its journal after `offset`; `OSError`. Blocks."""
+    entries, _ = Journal(state / JOURNAL_NAME).read_from(offset)
+    if any(entry.action != "alerted" for entry in entries):
+        raise ExitUnderWay("a panic exit began meanwhile")
+
+
+def remove_file(state: Path, halt_id: UUID, *, offset: int) -> None:
+    """Take away the file of a halt whose row is closed, for who holds the lock of exits. Blocks; raises `OSError`.
+
+    An exit that could not wait for the lock stands under the same file, and needs it. Its journal tells of it: raises
+    `ExitUnderWay` where that went on after `offset`.
+    """
+    must_be_still(state, offset=offset)
+    HaltFile(state).remove(halt_id)
 
 
 @contextmanager
@@ -190,47 +249,25 @@ def no_exit_begins(state: Path) -> Generator[None]:
 
     Raises `ExitUnderWay` where an exit runs, or was cut off and has to be finished; `OSError`.
     """
+    with lock_of_exits(state):
+        cut_off = unfinished(Journal(state / JOURNAL_NAME))
+        if cut_off is not None:
+            raise ExitUnderWay(f"the panic exit {cut_off} is not finished; it goes on with `make panic`")
+        yield
+
+
+@contextmanager
+def lock_of_exits(state: Path) -> Generator[None]:
+    """Hold the lock of panic exits. Raises `ExitUnderWay` where an exit runs; `OSError`."""
     lock = os.open(state / LOCK_NAME, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ExitUnderWay("a panic exit is under way") from error
-        cut_off = unfinished(Journal(state / JOURNAL_NAME))
-        if cut_off is not None:
-            raise ExitUnderWay(f"the panic exit {cut_off} is not finished; it goes on with `make panic`")
         yield
     finally:
         os.close(lock)
-
-
-def _read(file: HaltFile, state: Path, offset: int) -> tuple[Halt | None, list[Entry], int]:
-    halt = file.read()
-    entries, offset = Journal(state / JOURNAL_NAME).read_from(offset)
-    return halt, entries, offset
-
-
-def _halts(halt: Halt | None, entries: Sequence[Entry]) -> list[Halt]:
-    """The halt of the file, and those that exits began with: a later one may last longer than the file that stood.
-
-    An exit that is over and whose file is gone was re-armed, so its halt is not opened again in a new database.
-    """
-    ended = {entry.subject for entry in entries if entry.action == "ended"}
-    begun = [one for one in map(_halt_of, entries) if one is not None]
-    standing = [one for one in begun if one.id not in ended or (halt is not None and one.at >= halt.at)]
-    return standing if halt is None else [halt, *standing]
-
-
-def _halt_of(entry: Entry) -> Halt | None:
-    said = entry.result
-    if entry.action != "begun" or said.get("dry_run"):
-        return None
-    try:
-        minutes = int(said["ttl_minutes"])
-        return new_halt(entry.subject, str(said["reason"]), at=entry.at, ttl_minutes=minutes)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        log.exception("exit_with_unreadable_begin", exit_id=str(entry.subject))  # the file halts all the same
-        return None
 
 
 def _row(entry: Entry) -> dict[str, Any]:

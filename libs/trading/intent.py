@@ -8,7 +8,8 @@ from uuid import UUID
 from libs.trading.types import Order, OrderSide
 
 BROKER_PREFIX = "lexi-"
-PENNY, SMALL_TICK = Decimal("0.01"), Decimal("0.0001")
+TICKS = ((Decimal(1), Decimal("0.01")), (Decimal("0.01"), Decimal("0.0001")), (Decimal(0), Decimal("0.000000001")))
+"""The smallest step of a price, by the price from which on it holds."""
 
 
 def intent_id(order: Order) -> UUID:
@@ -42,10 +43,11 @@ def plain(number: Decimal) -> str:
 def collar_price(last: Decimal, side: OrderSide, collar_pct: Decimal) -> Decimal:
     """The limit an entry leaves with: our last price moved by the collar, on the tick inside it.
 
-    Ticks are a hundredth from 1 upwards and a ten-thousandth below (SEC rule 612, which US brokers enforce).
+    Ticks are a hundredth from 1 upwards and a ten-thousandth below (SEC rule 612, which US brokers enforce); coins
+    below a hundredth have nine decimals.
     """
     factor = 1 + (collar_pct if side == "buy" else -collar_pct) / 100
     limit = last * factor
-    tick = PENNY if limit >= 1 else SMALL_TICK
+    tick = next(step for least, step in TICKS if limit >= least)
     rounding = ROUND_FLOOR if side == "buy" else ROUND_CEILING
     return (limit / tick).to_integral_value(rounding=rounding) * tick

@@ -11,15 +11,15 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 from uuid import UUID
 
-from libs.trading.halt import sync_folder
+from libs.trading.durable import sync_folder
 
 FIRST_HASH = "0" * 64
 """The hash before the first entry."""
@@ -40,6 +40,10 @@ class Entry:
     hash: str
 
 
+Addition: TypeAlias = tuple[UUID, str, Mapping[str, Any]]
+"""Subject, action and result of an entry that is to be added."""
+
+
 def utc_now() -> datetime:
     """The wall clock."""
     return datetime.now(UTC)
@@ -55,37 +59,60 @@ class Journal:
 
     def append(self, subject: UUID, action: str, result: Mapping[str, Any]) -> Entry:
         """Add an entry and sync it to the disk. Raises `OSError`, also when another writer holds on for a second."""
+        with self._writing() as descriptor:
+            [entry] = self._append_to(descriptor, [(subject, action, result)])
+        return entry
+
+    def append_after(self, offset: int, choose: Callable[[Sequence[Entry]], Sequence[Addition]]) -> int:
+        """Add what `choose` wants once it saw what was added after a byte offset; nobody writes in between.
+
+        All of it is synced at once. Returns the offset behind it. Raises `OSError`; then nothing was added.
+        """
+        with self._writing() as descriptor:
+            self._catch_up(descriptor)
+            found, _ = self.read_from(offset)
+            chosen = choose(found)
+            if chosen:
+                self._append_to(descriptor, chosen)
+            return self._known.offset
+
+    @contextmanager
+    def _writing(self) -> Generator[int]:
+        """The file, locked."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = not self.path.exists()
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             with _locked(descriptor):
-                entry = self._append_to(descriptor, subject, action, result=result)
+                yield descriptor
         finally:
             os.close(descriptor)
         if new:
             sync_folder(self.path.parent)
-        return entry
 
-    def _append_to(self, descriptor: int, subject: UUID, action: str, *, result: Mapping[str, Any]) -> Entry:
+    def _append_to(self, descriptor: int, additions: Sequence[Addition]) -> list[Entry]:
         known = self._catch_up(descriptor)
-        body: dict[str, Any] = {
-            "subject": str(subject),
-            "seq": known.seqs[subject] + 1,
-            "at": self._now().astimezone(UTC).isoformat(),
-            "action": action,
-            "result": dict(result),
-        }
-        body = cast("dict[str, Any]", json.loads(_canonical(body)))  # what a reader will see
-        line = _canonical({**body, "hash": chain_hash(known.hash, body)}) + b"\n"
+        before, seqs, lines = known.hash, Counter[UUID](), list[bytes]()
+        for subject, action, result in additions:
+            seqs[subject] += 1
+            body: dict[str, Any] = {
+                "subject": str(subject),
+                "seq": known.seqs[subject] + seqs[subject],
+                "at": self._now().astimezone(UTC).isoformat(),
+                "action": action,
+                "result": dict(result),
+            }
+            body = cast("dict[str, Any]", json.loads(_canonical(body)))  # what a reader will see
+            before = chain_hash(before, body)
+            lines.append(_canonical({**body, "hash": before}) + b"\n")
         try:
-            _write_whole(descriptor, line, at=known.offset)
+            _write_whole(descriptor, b"".join(lines), at=known.offset)
             os.fsync(descriptor)
         except OSError:
             os.ftruncate(descriptor, known.offset)  # half a line of a full disk is no entry
             raise
         self._catch_up(descriptor)
-        return cast("Entry", _entry(line))
+        return [cast("Entry", _entry(line)) for line in lines]
 
     def _catch_up(self, descriptor: int) -> "_Known":
         """What the file holds now; a torn last line is cut off."""

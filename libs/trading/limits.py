@@ -12,7 +12,10 @@ from libs.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Hard limits: notionals and losses in the account's currency, ages in seconds, the collar in per cent."""
+    """Hard limits: notionals and losses in the account's currency, ages in seconds, the collar in per cent.
+
+    `restricted_tickers` are `bare`.
+    """
 
     max_order_notional: Decimal = Decimal(10_000)
     max_order_qty: Decimal = Decimal(1_000)
@@ -26,6 +29,11 @@ class Limits:
 
 
 DEFAULTS = Limits()
+
+
+def bare(ticker: str) -> str:
+    """A ticker by its letters alone: brokers write pairs as BTC/USD and as BTCUSD."""
+    return ticker.upper().replace("/", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,7 @@ class GateSettings(Settings):
             max_position_notional=self.max_position_notional,
             max_gross_notional=self.max_gross_notional,
             max_daily_loss=self.max_daily_loss,
-            restricted_tickers=frozenset(ticker.upper() for ticker in self.restricted_tickers),
+            restricted_tickers=frozenset(bare(ticker) for ticker in self.restricted_tickers),
         )
 
     def terms(self, *, model: str) -> Terms:

@@ -1,7 +1,8 @@
 """Re-arming: the only way out of a halt, and a person's. `python -m libs.trading.rearm` does it by hand.
 
 The rows in Postgres are closed first and the file is removed last, so that whatever is interrupted leaves entries
-halted; what is left is then completed by whoever copies the disk (`libs.trading.halts`).
+halted; what is left is then completed by whoever copies the disk (`libs.trading.halts`). What is closed are the halts
+that were due before the broker was read flat; any that came since refuses all of it.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from libs import telemetry
 from libs.db.opening import open_database
@@ -28,8 +29,18 @@ from libs.telemetry import mask_text
 from libs.trading.broker.client import Broker
 from libs.trading.broker.errors import BrokerError
 from libs.trading.broker.settings import BrokerSettings
-from libs.trading.halt import Halt, HaltFile
-from libs.trading.halts import ExitUnderWay, close, no_exit_begins, open_halts, record
+from libs.trading.halt import HaltFile
+from libs.trading.halts import (
+    Disk,
+    ExitUnderWay,
+    close,
+    must_be_still,
+    no_exit_begins,
+    open_halts,
+    read_disk,
+    record_disk,
+    remove_file,
+)
 
 WORD = "REARM"
 NAMED = 5
@@ -37,6 +48,7 @@ NAMED = 5
 log = structlog.get_logger(__name__)
 
 NOW = text("select clock_timestamp()")
+ACCOUNT = text("select account from broker_state")
 
 # An exit of another disk, as its copied journal tells. One that has written nothing for five minutes is over or lost.
 RUNNING_ELSEWHERE = text(
@@ -70,18 +82,35 @@ class NotFlat(RearmRefused):
     """The broker still has positions or open orders."""
 
 
+class OtherAccount(RearmRefused):
+    """The broker that would be asked keeps another account than the one the house trades."""
+
+
 class CannotTell(RearmRefused):
     """The broker or the disk does not answer, so nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rearmed:
-    """What was re-armed, by whom, why and when (the database's clock)."""
+    """What was re-armed, by whom, why and when (the database's clock), and the account that was read flat."""
 
     halt_ids: tuple[UUID, ...]
+    account: str
     operator: str
     reason: str
     at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Where the halts stand: those that would end, the open rows among them, and what speaks against it."""
+
+    ids: tuple[UUID, ...]
+    open: frozenset[UUID]
+    until: datetime
+    now: datetime
+    elsewhere: UUID | None
+    account: str | None
 
 
 async def rearm(engine: AsyncEngine, broker: Broker, halt_file: HaltFile, *, operator: str, reason: str) -> Rearmed:
@@ -91,44 +120,64 @@ async def rearm(engine: AsyncEngine, broker: Broker, halt_file: HaltFile, *, ope
     a position nor an open order at the broker, as read now.
     """
     state = halt_file.path.parent
-    standing = await asyncio.to_thread(_standing, halt_file)
-    ids, now = await _open_and_due(engine, standing)
+    first = await _look(engine, await _read(state))
+    _must_be_due(first)
     with _while_no_exit_runs(state):
         pass  # said before the broker is asked, since it is why the broker is not flat
-    await _must_be_flat(broker)
+    account = await _must_be_flat(broker, known=first.account)
     with _while_no_exit_runs(state):
+        disk = await _read(state)
+        await _look(engine, disk)  # what it tells of is on record even where the rest is refused
         async with engine.begin() as connection:
-            await close(connection, ids, operator=operator, reason=reason)
-        log.warning("rearmed", halts=[str(one) for one in ids], operator=operator, reason=reason)
-        if standing is not None:
-            await asyncio.to_thread(_remove, halt_file, standing.id)
-    return Rearmed(halt_ids=tuple(ids), operator=operator, reason=reason, at=now)
+            seen = await _see(connection, disk)
+            if seen.open - first.open:
+                raise ExitRunning("entries were halted again meanwhile; see why, and ask anew")
+            _must_be_due(seen)
+            await close(connection, seen.ids, operator=operator, reason=reason)
+            # An exit does not wait for this lock for long. One that went on beside it is seen here, and stays halted.
+            await asyncio.to_thread(_must_be_still, state, disk.offset)
+        log.warning("rearmed", halts=[str(one) for one in seen.ids], operator=operator, reason=reason, account=account)
+        if disk.halt is not None:
+            await asyncio.to_thread(_remove, halt_file, disk.halt.id, disk.offset)
+    return Rearmed(halt_ids=seen.ids, account=account, operator=operator, reason=reason, at=seen.now)
 
 
-def _standing(halt_file: HaltFile) -> Halt | None:
+async def _read(state: Path) -> Disk:
     try:
-        return halt_file.read()
+        return await asyncio.to_thread(read_disk, state)
     except OSError as error:
         raise CannotTell(f"the folder of the halt file cannot be read, which halts too: {error}") from error
 
 
-async def _open_and_due(engine: AsyncEngine, standing: Halt | None) -> tuple[list[UUID], datetime]:
-    """The halts to close, once all of them may be, and the database's time."""
+async def _look(engine: AsyncEngine, disk: Disk) -> _Seen:
     async with engine.begin() as connection:
-        if standing is not None:
-            await record(connection, standing)
-        rows = await open_halts(connection)
-        now: datetime = (await connection.execute(NOW)).scalar_one()
-        elsewhere = await connection.scalar(RUNNING_ELSEWHERE)
-    if not rows and standing is None:
-        raise NotHalted("entries are not halted, so there is nothing to re-arm")
-    until = max((row.halted_until for row in rows), default=now)
-    if now < until:
-        raise TooEarly(f"entries stay halted until {until:%Y-%m-%d %H:%M:%S} UTC; re-arm after that")
-    if elsewhere is not None:
-        raise ExitRunning(f"the panic exit {elsewhere} is under way")
+        return await _see(connection, disk)
+
+
+async def _see(connection: AsyncConnection, disk: Disk) -> _Seen:
+    """Where the halts stand, once all that this disk tells of have their rows."""
+    await record_disk(connection, disk)
+    rows = await open_halts(connection)
+    now: datetime = (await connection.execute(NOW)).scalar_one()
     # Without an open row a re-arm was interrupted before, and only its file is left.
-    return [row.id for row in rows] or ([] if standing is None else [standing.id]), now
+    left = [] if disk.halt is None else [disk.halt.id]
+    return _Seen(
+        ids=tuple([row.id for row in rows] or left),
+        open=frozenset(row.id for row in rows),
+        until=max((row.halted_until for row in rows), default=now),
+        now=now,
+        elsewhere=await connection.scalar(RUNNING_ELSEWHERE),
+        account=await connection.scalar(ACCOUNT),
+    )
+
+
+def _must_be_due(seen: _Seen) -> None:
+    if not seen.ids:
+        raise NotHalted("entries are not halted, so there is nothing to re-arm")
+    if seen.now < seen.until:
+        raise TooEarly(f"entries stay halted until {seen.until:%Y-%m-%d %H:%M:%S} UTC; re-arm after that")
+    if seen.elsewhere is not None:
+        raise ExitRunning(f"the panic exit {seen.elsewhere} is under way")
 
 
 @contextmanager
@@ -143,9 +192,20 @@ def _while_no_exit_runs(state: Path) -> Generator[None]:
         yield
 
 
-async def _must_be_flat(broker: Broker) -> None:
-    """Orders first: one that fills in between is then seen as a position."""
+def _must_be_still(state: Path, offset: int) -> None:
     try:
+        must_be_still(state, offset=offset)
+    except ExitUnderWay as running:
+        raise ExitRunning(f"{running}; entries stay halted") from running
+    except OSError as error:
+        raise CannotTell(f"the journal of panic exits cannot be read: {error}") from error
+
+
+async def _must_be_flat(broker: Broker, *, known: str | None) -> str:
+    """The account that was read flat. Orders first: one that fills in between is then seen as a position."""
+    try:
+        account = f"{broker.address.name}:{(await broker.account()).account_number}"
+        _must_be_the_same(account, known)
         orders = await broker.open_orders()
         positions = await broker.positions()
     except BrokerError as error:
@@ -158,11 +218,24 @@ async def _must_be_flat(broker: Broker) -> None:
             f"the broker is not flat: {len(positions)} positions, {len(orders)} open orders: "
             f"{', '.join(left[:NAMED])}{more}"
         )
+    return account
 
 
-def _remove(halt_file: HaltFile, halt_id: UUID) -> None:
+def _must_be_the_same(account: str, known: str | None) -> None:
+    """`known` is what was reconciled last. An older release wrote an address there, which tells of no account."""
+    if known is None or "://" in known or known == account:
+        return
+    raise OtherAccount(
+        f"the account of this environment's broker is {account}, and the one that was traded is {known}; "
+        "set BROKER and its keys as the services have them"
+    )
+
+
+def _remove(halt_file: HaltFile, halt_id: UUID, offset: int) -> None:
     try:
-        halt_file.remove(halt_id)
+        remove_file(halt_file.path.parent, halt_id, offset=offset)
+    except ExitUnderWay as running:
+        raise ExitRunning(f"the re-arm is recorded, but {running}, so the halt file stays") from running
     except OSError as error:
         raise CannotTell(f"the re-arm is recorded, but the halt file {halt_file.path} stays: {error}") from error
 
@@ -198,7 +271,8 @@ def main(arguments: Sequence[str]) -> int:
             raise
         sys.stderr.write(f"not re-armed: {mask_text(line)}\n")
         return 2
-    sys.stdout.write(f"re-armed by {done.operator}: entries pass again ({len(done.halt_ids)} halts closed)\n")
+    closed = f"{len(done.halt_ids)} halts closed, the account {done.account} was read flat"
+    sys.stdout.write(f"re-armed by {done.operator}: entries pass again ({closed})\n")
     return 0
 
 

@@ -63,7 +63,7 @@ async def open_app(listen: ListenSettings, settings: ApiSettings) -> AsyncGenera
         open_model(engine, role="api", state_dir=listen.local_state) as model,
         open_strategist(engine, state=listen.local_state, model=model.name) as strategist,
     ):
-        await record_environment(engine, load(SwitchSettings))
+        await record_environment(engine, load(SwitchSettings), service="api")
         keys = KeyRing.load(listen.keys_path)
         health = HealthProbe(model.client, model=model.name, ttl_s=settings.llm_health_ttl_s)
         state = ApiState(

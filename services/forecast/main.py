@@ -102,7 +102,9 @@ async def work(worker: Worker, ground: Ground) -> None:
     switches = load(SwitchSettings)
     try:
         await ground.patience.until_done(lambda: require_schema(ground.engine), "check the schema")
-        await ground.patience.until_done(lambda: record_environment(ground.engine, switches), "record the switches")
+        await ground.patience.until_done(
+            lambda: record_environment(ground.engine, switches, service="forecast"), "record the switches"
+        )
     except StopError:
         return
     await worker.run(ground.stop)

@@ -24,6 +24,9 @@ from services.paper.types import (
     NewOrder,
     Order,
     Refusal,
+    Side,
+    TimeInForce,
+    is_pair,
     money,
     number,
 )
@@ -182,7 +185,9 @@ class Exchange:
         if failure is not None:
             raise Refusal(failure.status, failure.code, failure.message)
         wanted = abs(held) if qty is None else qty
-        return self.submit(NewOrder(symbol, "sell" if held > 0 else "buy", wanted, closing=True))
+        side: Side = "sell" if held > 0 else "buy"
+        lasting: TimeInForce = "gtc" if is_pair(symbol) else "day"
+        return self.submit(NewOrder(symbol, side, wanted, time_in_force=lasting, closing=True))
 
     def close_all(self) -> list[tuple[str, Order | Refusal]]:
         """Close every position: the symbols, each with its order or the refusal it met."""
@@ -197,8 +202,15 @@ class Exchange:
     # ---- within
 
     def _check_room(self, asked: NewOrder, price: Decimal) -> None:
-        """Refuse an order that the position, or the money, does not bear. What is held cannot be turned round."""
+        """Refuse an order that the position, or the money, does not bear. What is held cannot be turned round.
+
+        Of a pair nothing can be sold that is not held.
+        """
         held = self.ledger.held(asked.symbol)
+        if not held and asked.side == "sell" and is_pair(asked.symbol):
+            coin, _, money_of_it = asked.symbol.partition("/")
+            message = f"insufficient balance for {coin} (requested: {number(asked.qty)}, available: 0)"
+            raise Refusal(403, NOT_ALLOWED, message, symbol=money_of_it, balance="0", available="0")
         if held and (held > 0) == (asked.side == "sell"):
             on_hold = self.on_hold(asked.symbol)
             available = abs(held) - on_hold

@@ -12,6 +12,8 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
+from services.paper.types import listed
+
 LONGEST_S = 10_000_000
 
 ROUTES = (
@@ -265,8 +267,8 @@ class Faults:
 
 
 def covers(symbols: frozenset[str] | None, symbol: str) -> bool:
-    """Whether a fault's symbols hold this one."""
-    return symbols is None or symbol in symbols
+    """Whether a fault's symbols hold this one, a pair with its slash or without."""
+    return symbols is None or symbol in symbols or listed(symbol) in symbols
 
 
 def holds(entry: Entry, now: datetime) -> bool:

@@ -124,6 +124,7 @@ async def main(stop: asyncio.Event) -> None:
             desk: Desk = app.state.desk
             marks, pulse = Marks(desk, engine), Pulse(desk)
             checks |= {"file": pulse.check, "marks": marks.check}
+            await marks.first()
             edge = Sockets(Edge(app, max_body_bytes=MAX_BODY_BYTES))
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(pulse.run(stop))

@@ -17,6 +17,8 @@ from services.paper.app import Desk
 from services.paper.types import Refusal
 
 EVERY_S = 1.0
+FIRST_S = 1.0
+"""How long a start waits for its prices."""
 NO_DATABASE = "DATABASE_URL is not set"
 NOT_YET = "not read yet"
 
@@ -59,6 +61,16 @@ class Marks:
     async def check(self) -> str | None:
         """A line of `/ready`: yellow while the prices stand still."""
         return None if self._amiss is None else Degraded(f"{self._amiss}; the last prices stay")
+
+    async def first(self) -> None:
+        """Read them once before anybody may ask, where the database answers soon: then the first order has a price."""
+        if self._engine is None:
+            return
+        try:
+            async with asyncio.timeout(FIRST_S):
+                self._note(await self._bring(self._engine))
+        except TimeoutError:
+            self._note(f"the database does not answer within {FIRST_S:g} s")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read them until told to stop."""

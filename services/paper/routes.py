@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from services.paper import wire
 from services.paper.asked import Ask, between, page
 from services.paper.exchange import Exchange
-from services.paper.types import NOT_FOUND, UNIT, Order, Refusal
+from services.paper.types import NOT_FOUND, UNIT, Order, Refusal, listed
 
 ORDERS_PAGE = 500
 FILLS_PAGE = 100
@@ -78,11 +78,12 @@ def delete_orders(exchange: Exchange, ask: Ask) -> Answer:
 
 
 def symbol_of(exchange: Exchange, ask: Ask) -> str:
-    """The symbol in the path; a pair may be written without its slash where a position of it is held."""
+    """The symbol of the position in the path. A pair has no slash there. Raises `Refusal` (404)."""
     symbol = ask.path["symbol"]
-    if symbol in exchange.ledger.positions:
-        return symbol
-    return next((held for held in exchange.ledger.positions if held.replace("/", "") == symbol), symbol)
+    for held in exchange.ledger.positions:
+        if listed(held) == symbol:
+            return held
+    raise Refusal(404, NOT_FOUND, "position does not exist")
 
 
 def get_positions(exchange: Exchange, ask: Ask) -> Answer:
@@ -94,10 +95,7 @@ def get_positions(exchange: Exchange, ask: Ask) -> Answer:
 
 def get_position(exchange: Exchange, ask: Ask) -> Answer:
     """One position."""
-    position = exchange.ledger.positions.get(symbol_of(exchange, ask))
-    if position is None:
-        raise Refusal(404, NOT_FOUND, "position does not exist")
-    return Answer(wire.position_json(exchange, position))
+    return Answer(wire.position_json(exchange, exchange.ledger.positions[symbol_of(exchange, ask)]))
 
 
 def delete_position(exchange: Exchange, ask: Ask) -> Answer:
@@ -118,8 +116,8 @@ def delete_position(exchange: Exchange, ask: Ask) -> Answer:
 def close_item(symbol: str, result: Order | Refusal) -> dict[str, Any]:
     """An item of the 207 list."""
     if isinstance(result, Refusal):
-        return {"symbol": symbol, "status": result.status, "body": result.body}
-    return {"symbol": symbol, "status": 200, "body": wire.order_json(result)}
+        return {"symbol": listed(symbol), "status": result.status, "body": result.body}
+    return {"symbol": listed(symbol), "status": 200, "body": wire.order_json(result)}
 
 
 def delete_positions(exchange: Exchange, ask: Ask) -> Answer:

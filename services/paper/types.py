@@ -33,6 +33,16 @@ def money(qty: Decimal, price: Decimal) -> Decimal:
     return WIDE.quantize(WIDE.multiply(qty, price), UNIT)
 
 
+def is_pair(symbol: str) -> bool:
+    """Whether a symbol is a pair of currencies, such as BTC/USD: crypto."""
+    return "/" in symbol
+
+
+def listed(symbol: str) -> str:
+    """A symbol as positions are listed: the pair BTC/USD is BTCUSD there, while its orders and fills keep the slash."""
+    return symbol.replace("/", "")
+
+
 def number(value: Decimal) -> str:
     """A decimal as the wire writes it: plain digits, no needless zeros."""
     text = f"{value:f}"

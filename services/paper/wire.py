@@ -24,6 +24,8 @@ from services.paper.types import (
     Refusal,
     Side,
     TimeInForce,
+    is_pair,
+    listed,
     money,
     number,
 )
@@ -53,7 +55,7 @@ def asset_id(symbol: str) -> str:
 
 def asset_class(symbol: str) -> str:
     """`crypto` for a pair such as BTC/USD, else `us_equity`."""
-    return "crypto" if "/" in symbol else "us_equity"
+    return "crypto" if is_pair(symbol) else "us_equity"
 
 
 def order_json(order: Order) -> dict[str, Any]:
@@ -100,10 +102,10 @@ def position_json(exchange: Exchange, position: Position) -> dict[str, Any]:
     available = abs(position.qty) - exchange.on_hold(position.symbol)
     return {
         "asset_id": asset_id(position.symbol),
-        "symbol": position.symbol,
+        "symbol": listed(position.symbol),
         "exchange": "CRYPTO" if asset_class(position.symbol) == "crypto" else "",
         "asset_class": asset_class(position.symbol),
-        "asset_marginable": True,
+        "asset_marginable": not is_pair(position.symbol),
         "qty": number(position.qty),
         "qty_available": number(sign * available),
         "avg_entry_price": number(position.avg_entry_price),
@@ -225,13 +227,16 @@ def read_order(body: bytes) -> NewOrder:
         raise Refusal(
             422, UNPROCESSABLE, f"{kind} orders {'require' if kind == 'limit' else 'must not have'} limit_price"
         )
+    time_in_force = read_choice("time_in_force", asked.get("time_in_force"), TIMES_IN_FORCE)
+    if is_pair(symbol) and time_in_force == "day":
+        raise Refusal(422, UNPROCESSABLE, "invalid crypto time_in_force")
     return NewOrder(
         symbol=symbol,
         side=read_choice("side", asked.get("side"), SIDES),
         qty=read_decimal("qty", asked.get("qty")),
         type=kind,
         limit_price=None if limit is None else read_decimal("limit_price", limit),
-        time_in_force=read_choice("time_in_force", asked.get("time_in_force"), TIMES_IN_FORCE),
+        time_in_force=time_in_force,
         client_order_id=client_order_id,
     )
 

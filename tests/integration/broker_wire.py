@@ -23,6 +23,7 @@ ORDER = {
     "status": "new",
     "submitted_at": "2026-01-05T15:00:00Z",
 }
+ACCOUNT = {"id": "i", "account_number": "PA1", "equity": "1", "last_equity": "1", "status": "ACTIVE"}
 POSITION = {
     "symbol": "AAPL",
     "qty": "3",
@@ -34,12 +35,16 @@ POSITION = {
 
 
 class BrokerWire:
-    """What is held and open. While `stuck`, cancelling and closing are taken and nothing comes of them."""
+    """What is held and open. While `stuck`, cancelling and closing are taken and nothing comes of them.
+
+    Until `slow` is set, no call is answered.
+    """
 
     def __init__(self) -> None:
         self.orders: list[dict[str, Any]] = []
         self.positions: list[dict[str, Any]] = []
         self.stuck = False
+        self.slow: asyncio.Event | None = None
         self.calls: list[str] = []
         self.url = ""
 
@@ -47,9 +52,13 @@ class BrokerWire:
         """One call."""
         call = f"{request.method} {request.url.path}"
         self.calls.append(call)
+        if self.slow is not None:
+            await self.slow.wait()
         if call == "GET /v2/clock":
             moment = "2026-01-05T15:00:00Z"
             return JSONResponse({"timestamp": moment, "is_open": True, "next_open": moment, "next_close": moment})
+        if call == "GET /v2/account":
+            return JSONResponse(ACCOUNT)
         if call == "DELETE /v2/orders":
             items = [{"id": order["id"], "status": 200} for order in self.orders]
             self.orders = self.orders if self.stuck else []

@@ -35,6 +35,7 @@ class Judged:
     price: float = 100.0
     as_of: datetime = AS_OF
     features: dict[str, Any] = field(default_factory=dict[str, Any])
+    feed: str = FEED
 
     def document(self) -> str:
         """`features`."""
@@ -58,7 +59,7 @@ async def store(engine: AsyncEngine, judged: Judged) -> UUID:
     """Store a forecast, its head and its bar; returns its id."""
     forecast_id = uuid4()
     values = {
-        "feed": FEED,
+        "feed": judged.feed,
         "ticker": judged.ticker,
         "horizon": judged.horizon,
         "as_of": judged.as_of,

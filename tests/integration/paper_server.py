@@ -12,6 +12,8 @@ import httpx
 from pydantic import TypeAdapter
 
 from libs.process import serve
+from libs.trading.broker.address import BrokerAddress
+from libs.trading.broker.client import Broker
 from services.paper.app import create_app
 from services.paper.exchange import Exchange, Manners, new_exchange
 from services.paper.faults import FAULT
@@ -33,6 +35,11 @@ class Paper:
         """Let something go wrong."""
         adapter: TypeAdapter[Any] = FAULT
         self.exchange.faults.add(adapter.validate_python(fields), datetime.now(UTC))
+
+    async def identity(self) -> str:
+        """The account as our services know it."""
+        async with Broker(BrokerAddress("paper", self.url)) as broker:
+            return await broker.identity()
 
     def orders(self) -> list[Any]:
         """Every order it ever took."""

@@ -32,7 +32,8 @@ class Held:
 class FakeAlpaca:
     """Orders, positions and fills in memory. `before` has what happens just before a route's next answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: str = "PA1") -> None:
+        self.number = number
         self.orders: dict[str, dict[str, Any]] = {}
         self.positions: dict[str, Decimal] = {}
         self.fills: list[dict[str, Any]] = []
@@ -149,7 +150,7 @@ class FakeAlpaca:
                 if qty
             ]
         if route == "/account":
-            return {"id": "1", "account_number": "PA1", "equity": "100500.5", "last_equity": "100000"}
+            return {"id": "1", "account_number": self.number, "equity": "100500.5", "last_equity": "100000"}
         if route == "/clock":
             now = datetime.now(UTC).isoformat()
             return {"timestamp": now, "is_open": True, "next_open": now, "next_close": now}
@@ -233,12 +234,12 @@ class Desk:
         return [(row["kind"], row["subject"]) for row in found]
 
 
-ACCOUNT = "paper:http://broker:key"
+ACCOUNT = "paper:PA1"
 
 
 @asynccontextmanager
-async def open_desk(engine: AsyncEngine, alpaca: FakeAlpaca, *, key_id: str = "key") -> AsyncGenerator[Desk, None]:
+async def open_desk(engine: AsyncEngine, alpaca: FakeAlpaca) -> AsyncGenerator[Desk, None]:
     """A desk whose broker is the fake one."""
-    address = BrokerAddress(name="paper", base_url="http://broker", key_id=key_id, secret="s")
+    address = BrokerAddress(name="paper", base_url="http://broker", key_id="key", secret="s")
     async with Broker(address, transport=httpx.MockTransport(alpaca.handle)) as broker:
         yield Desk(engine, alpaca, broker)

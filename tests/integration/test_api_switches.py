@@ -68,6 +68,43 @@ async def test_a_first_start_records_what_the_environment_says(engine: AsyncEngi
     ]
 
 
+async def start(engine: AsyncEngine, service: str, *, gate_off: bool, shadow: bool = True) -> tuple[bool, bool]:
+    """One service starts; where the switches stand then."""
+    await record_environment(engine, says(shadow=shadow, gate_off=gate_off), service=service)
+    return await stand(engine)
+
+
+async def test_services_whose_environments_differ_do_not_take_turns(engine: AsyncEngine) -> None:
+    assert await start(engine, "api", gate_off=True) == (True, True)
+    assert await start(engine, "forecast", gate_off=False) == (True, False)  # its first start differs from the last
+    assert await start(engine, "api", gate_off=True) == (True, False)
+    await turn(engine, "ORDER_GATE_DISABLED", value=False)
+    before = await history(engine)
+    for _ in range(2):
+        assert await start(engine, "forecast", gate_off=False) == (True, False)
+        assert await start(engine, "api", gate_off=True) == (True, False)
+    assert await history(engine) == before
+    assert await start(engine, "api", gate_off=False) == (True, False)
+    assert await start(engine, "api", gate_off=True) == (True, True)
+
+
+async def test_a_service_that_said_the_same_as_another_has_said_it(engine: AsyncEngine) -> None:
+    assert await start(engine, "api", gate_off=True, shadow=False) == (False, True)
+    assert await start(engine, "forecast", gate_off=True, shadow=False) == (False, True)
+    assert await start(engine, "api", gate_off=False, shadow=True) == (True, False)
+    assert await start(engine, "forecast", gate_off=True, shadow=False) == (True, False)
+    assert await start(engine, "forecast", gate_off=True, shadow=False) == (True, False)
+
+
+async def test_what_an_older_release_recorded_is_no_change_for_a_service_that_says_the_same(
+    engine: AsyncEngine,
+) -> None:
+    await record_environment(engine, says(shadow=False))
+    await turn(engine, "LLM_SHADOW_MODE", value=True)
+    for service in ("api", "forecast", "api"):
+        assert await start(engine, service, gate_off=False, shadow=False) == (True, False)
+
+
 async def test_a_mere_restart_changes_nothing_that_an_operator_turned(engine: AsyncEngine) -> None:
     await record_environment(engine, says(shadow=True))
     await turn(engine, "LLM_SHADOW_MODE", value=False)

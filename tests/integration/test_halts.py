@@ -18,6 +18,7 @@ from libs.trading.panic.opening import LOCK_NAME
 from libs.trading.panic.report import JOURNAL_NAME
 
 NOW = datetime.now(UTC).replace(microsecond=0)
+A_DAY = 86_400
 
 
 def halt(reason: str = "panic_exit", *, minutes: int = 60, at: datetime = NOW) -> Halt:
@@ -119,14 +120,70 @@ async def test_a_second_exit_under_an_older_halt_has_a_row_of_its_own(engine: As
     assert await open_ids(engine) == [later, older.id]
 
 
-async def test_an_exit_that_is_over_and_re_armed_does_not_halt_a_new_database(
-    engine: AsyncEngine, tmp_path: Path
-) -> None:
+async def test_a_file_that_somebody_removed_ends_no_halt(engine: AsyncEngine, tmp_path: Path) -> None:
     journal, over = Journal(tmp_path / JOURNAL_NAME), uuid4()
     begin(journal, over)
     journal.append(over, "ended", {"state": "FLAT"})
     await copy_local(engine, tmp_path, Position())
+    assert await open_ids(engine) == [over]
+    await close_rows(engine, over)
+    await copy_local(engine, tmp_path, Position())
     assert await open_ids(engine) == []
+
+
+def join(journal: Journal, mine: UUID, other: UUID, *, minutes: int) -> None:
+    until = (NOW + timedelta(minutes=minutes)).isoformat()
+    said = {"exit_id": str(other), "reason": "me too", "ttl_minutes": minutes, "halted_until": until}
+    journal.append(mine, "joined", said)
+
+
+async def ends(engine: AsyncEngine) -> list[tuple[UUID, datetime]]:
+    async with engine.connect() as connection:
+        return [(row.id, row.halted_until) for row in await open_halts(connection)]
+
+
+async def test_a_request_that_joins_an_exit_lengthens_its_halt_and_never_shortens_it(
+    engine: AsyncEngine, tmp_path: Path
+) -> None:
+    standing, position = halt(minutes=10), Position()
+    HaltFile(tmp_path).write(standing)
+    journal = Journal(tmp_path / JOURNAL_NAME, now=lambda: NOW)
+    begin(journal, standing.id, minutes=10)
+    await copy_local(engine, tmp_path, position)
+    join(journal, uuid4(), standing.id, minutes=240)
+    join(journal, uuid4(), standing.id, minutes=20)
+    journal.append(uuid4(), "joined", {"exit_id": str(standing.id)})  # as releases before wrote it
+    for again in (position, position, Position()):
+        await copy_local(engine, tmp_path, again)
+        assert await ends(engine) == [(standing.id, NOW + timedelta(minutes=240))]
+
+
+async def test_a_request_that_joins_what_was_just_re_armed_halts_anew(engine: AsyncEngine, tmp_path: Path) -> None:
+    journal, over, late, position = Journal(tmp_path / JOURNAL_NAME, now=lambda: NOW), uuid4(), uuid4(), Position()
+    begin(journal, over)
+    journal.append(over, "ended", {"state": "FLAT"})
+    await copy_local(engine, tmp_path, position)
+    await close_rows(engine, over)
+    join(journal, uuid4(), over, minutes=30)  # before the re-arm, which knew of it
+    Journal(journal.path, now=lambda: datetime.now(UTC) + timedelta(seconds=1)).append(
+        late, "joined", {"exit_id": str(over), "reason": "me too", "ttl_minutes": 30, "halted_until": None}
+    )
+    await copy_local(engine, tmp_path, position)
+    assert await open_ids(engine) == [late]
+    await close_rows(engine, late)
+    await copy_local(engine, tmp_path, Position())
+    assert await open_ids(engine) == []
+
+
+@pytest.mark.parametrize("exit_id", ["nobody", None])
+async def test_a_join_that_cannot_be_read_holds_nothing_up(
+    engine: AsyncEngine, tmp_path: Path, exit_id: str | None
+) -> None:
+    journal, running = Journal(tmp_path / JOURNAL_NAME), uuid4()
+    journal.append(uuid4(), "joined", {"exit_id": exit_id, "ttl_minutes": 5, "reason": "x"})
+    begin(journal, running)
+    await copy_local(engine, tmp_path, Position())
+    assert await open_ids(engine) == [running]
 
 
 async def test_an_exit_under_way_halts_even_where_no_file_could_be_made(engine: AsyncEngine, tmp_path: Path) -> None:
@@ -219,11 +276,12 @@ def long_ago(seconds: float) -> datetime:
 @pytest.mark.parametrize(
     ("ended_s_ago", "told", "alerts"),
     [
-        (3, None, ["panic_exit"]),  # killed before it could tell, or without an address
-        (3, False, ["panic_exit"]),  # the webhook did not take it
-        (3, True, []),
+        (4, None, ["panic_exit"]),  # killed before it could tell, or without an address
+        (4, False, ["panic_exit"]),  # the webhook did not take it
+        (4, True, []),
         (0, None, []),  # it may still tell
-        (900, None, []),  # an old journal in a new database
+        (A_DAY, None, ["panic_exit"]),  # Postgres was away meanwhile
+        (8 * A_DAY, None, []),  # an old journal in a new database
     ],
 )
 async def test_the_end_of_an_exit_that_could_not_tell_is_told_for_it(

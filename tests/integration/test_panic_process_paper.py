@@ -139,7 +139,7 @@ def test_flat(paper: Paper) -> None:
 
 def test_killed_at_each_journal_step(paper: Paper, tmp_path: Path) -> None:
     """Each time resumed to its end by the same exit: flat, and exactly what was held was sold."""
-    steps = 0
+    steps = -1
     while True:
         steps += 1
         paper.state = tmp_path / str(steps)
@@ -156,7 +156,7 @@ def test_killed_at_each_journal_step(paper: Paper, tmp_path: Path) -> None:
         assert paper.flat()
         assert paper.sold("AAPL", since) == 10
         assert (paper.state / "halt").exists()
-        if steps > len(Journal(paper.state / JOURNAL_NAME).entries()):
+        if steps >= len(Journal(paper.state / JOURNAL_NAME).entries()):
             break
     assert steps > 9
 

@@ -60,7 +60,7 @@ async def test_flat_by_cancelling_and_closing_all(paper: Broker, client: Client)
     assert [(result.subject, result.ok) for result in await client.cancel_all()] == [(resting, True)]
     assert not await client.cancel(resting)
     closed = await client.close_all()
-    assert [(result.subject, result.ok) for result in closed] == [("AAPL", True), ("BTC/USD", True)]
+    assert [(result.subject, result.ok) for result in closed] == [("AAPL", True), ("BTCUSD", True)]
     held = await client.close_all()
     assert [(result.ok, result.status, result.code) for result in held] == [(False, 403, 40310000)] * 2
     paper.wait(100)
@@ -87,6 +87,28 @@ async def test_an_order_without_an_answer_may_have_arrived(paper: Broker, client
     known = await client.order_by_client_id("lexi-1")
     assert known is not None
     assert known.open
+
+
+async def test_a_pair_is_entered_found_and_closed(paper: Broker, client: Client) -> None:
+    await enter(client, 1, symbol="BTC/USD", price=70_000)
+    paper.wait(100)
+    known = await client.order_by_client_id("lexi-1")
+    assert known is not None
+    assert (known.symbol, known.status) == ("BTC/USD", "filled")
+    held = await client.position("BTC/USD")
+    assert held is not None
+    assert (held.symbol, held.qty) == ("BTCUSD", 2)
+    assert await client.positions() == [held]
+    assert (await client.close_position("BTC/USD", Decimal("0.5"))).symbol == "BTC/USD"
+    paper.wait(100)
+    assert (await client.close_position(held.symbol)).side == "sell"
+    paper.wait(100)
+    assert await client.positions() == []
+    assert await client.position("BTC/USD") is None
+
+
+async def test_the_account_tells_its_number(client: Client) -> None:
+    assert await client.identity() == f"paper:{(await client.account()).account_number}"
 
 
 async def test_failed_items_of_a_list_are_read(paper: Broker, client: Client) -> None:

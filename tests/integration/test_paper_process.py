@@ -1,5 +1,6 @@
 """The paper broker as a process: it forgets nothing when killed, runs without Postgres, and breaks real sockets."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -17,6 +18,9 @@ import httpx
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.paper import marks
+from services.paper.main import main
 
 ROOT = Path(__file__).parents[2]
 FEEDS = """
@@ -137,6 +141,43 @@ def test_it_starts_without_postgres_and_ends_on_a_signal(tmp_path: Path) -> None
         assert broker.process.returncode == 0
 
 
+BARS = "insert into bars values (:feed, :ticker, '2024-01-02T00:00:00Z', 1, 1, 1, 100, 1)"
+
+
+async def test_it_knows_its_prices_before_it_listens(
+    tmp_path: Path, database_url: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text(FEEDS))
+        for number in range(500):
+            await connection.execute(text(BARS), {"feed": "replay:2", "ticker": f"T{number}"})
+    port = free_port()
+    for name, value in {"LOCAL_STATE": tmp_path, "PAPER_PORT": port, "DATABASE_URL": database_url}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(marks, "FIRST_S", 60.0)
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        running = tasks.create_task(main(stop))
+        while True:
+            try:
+                answer = await http.post("/v2/orders", json=order_body(1, symbol="T499"))
+                break
+            except httpx.ConnectError:
+                assert not running.done()
+                await asyncio.sleep(0)
+        assert (answer.status_code, answer.json()["status"]) == (200, "new")
+        stop.set()
+
+
+async def test_a_database_that_says_nothing_does_not_keep_it_from_starting(
+    tmp_path: Path, database_url: str, engine: AsyncEngine
+) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("lock table feeds"))
+        with paper(tmp_path, DATABASE_URL=database_url) as broker:
+            assert "yellow marks: the database does not answer within 1 s" in broker.ready()
+
+
 async def test_it_goes_on_with_the_marks_it_kept(tmp_path: Path, database_url: str, engine: AsyncEngine) -> None:
     bars = "insert into bars values (:feed, :ticker, :as_of, 1, 1, 1, :close, 1)"
     async with engine.begin() as connection:
@@ -151,15 +192,15 @@ async def test_it_goes_on_with_the_marks_it_kept(tmp_path: Path, database_url: s
         ]:
             row = {"feed": feed, "ticker": ticker, "close": close}
             await connection.execute(text(bars.replace(":as_of", f"'2024-01-{day:02d}T00:00:00Z'")), row)
-    marks = {"AAPL": {"price": "102.5", "by_hand": False}, "BTC/USD": {"price": "64000.1", "by_hand": False}}
+    known = {"AAPL": {"price": "102.5", "by_hand": False}, "BTC/USD": {"price": "64000.1", "by_hand": False}}
     with paper(tmp_path, DATABASE_URL=database_url) as first:
         first.ready()
-        first.until(lambda: first.http.get("/paper/marks").json() == marks)
+        first.until(lambda: first.http.get("/paper/marks").json() == known)
         assert "green  marks" in first.ready()
         os.kill(first.process.pid, signal.SIGKILL)
     with paper(tmp_path, DATABASE_URL=NO_POSTGRES) as second:
         second.until(lambda: "yellow marks: the database does not answer" in second.ready())
-        assert second.http.get("/paper/marks").json() == marks
+        assert second.http.get("/paper/marks").json() == known
         second.http.post("/v2/orders", json=order_body(1, symbol="BTC/USD"))
         second.until(lambda: second.http.get("/v2/positions").json() != [])
         assert second.http.get("/v2/positions").json()[0]["avg_entry_price"] == "64000.1"

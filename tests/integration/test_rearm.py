@@ -1,10 +1,11 @@
 """Re-arming: by a person, after its time, with a flat broker, and never half."""
 
+import asyncio
 import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from libs.trading.broker.address import BrokerAddress
 from libs.trading.broker.client import Broker
 from libs.trading.halt import Halt, HaltFile, new_halt
-from libs.trading.halts import Position, copy_local, open_halts, record
+from libs.trading.halts import (
+    ExitUnderWay,
+    Position,
+    copy_local,
+    open_halts,
+    read_disk,
+    record,
+    remove_file,
+)
 from libs.trading.journal import Journal
 from libs.trading.panic.report import JOURNAL_NAME
 from libs.trading.rearm import (
@@ -26,6 +35,7 @@ from libs.trading.rearm import (
     ExitRunning,
     NotFlat,
     NotHalted,
+    OtherAccount,
     Rearmed,
     RearmRefused,
     TooEarly,
@@ -33,6 +43,11 @@ from libs.trading.rearm import (
 )
 
 ROOT = Path(__file__).parents[2]
+WAITING = text("select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()")
+TRADED = text(
+    "insert into broker_state (account, equity, last_equity, market_open, reconciled_at) "
+    "values (:account, 1, 1, true, now())"
+)
 BEFORE = datetime.now(UTC) - timedelta(minutes=90)
 
 ORDER = {
@@ -44,6 +59,7 @@ ORDER = {
     "status": "new",
     "submitted_at": "2026-01-05T15:00:00Z",
 }
+ACCOUNT = {"id": "i", "account_number": "PA1", "equity": "1", "last_equity": "1", "status": "ACTIVE"}
 POSITION = {"symbol": "AAPL", "qty": "-3", "side": "short", "avg_entry_price": "10", "current_price": "11"}
 
 
@@ -54,11 +70,19 @@ class Account:
         self.held: dict[str, list[dict[str, Any]]] = {"/v2/orders": [], "/v2/positions": []}
         self.broken = False
         self.calls: list[str] = []
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
+    async def answer(self, request: httpx.Request) -> httpx.Response:
         self.calls.append(f"{request.method} {request.url.path}")
+        if self.meanwhile is not None:
+            happens, self.meanwhile = self.meanwhile, None
+            await happens()
         if self.broken:
             return httpx.Response(500)
+        if request.method == "DELETE":
+            return httpx.Response(207, json=[])
+        if request.url.path == "/v2/account":
+            return httpx.Response(200, json=ACCOUNT)
         return httpx.Response(200, json=self.held[request.url.path])
 
 
@@ -114,7 +138,8 @@ async def test_a_halt_whose_time_came_is_re_armed_by_row_and_file(
         row = (await connection.execute(text("select rearmed_by, rearm_reason, rearmed_at from halts"))).one()
     assert tuple(row[:2]) == ("ann", "all is well")
     assert row[2] >= done.at
-    assert account.calls == ["GET /v2/orders", "GET /v2/positions"]
+    assert account.calls == ["GET /v2/account", "GET /v2/orders", "GET /v2/positions"]
+    assert done.account == "paper:PA1"
 
 
 async def test_every_open_halt_is_closed_together(engine: AsyncEngine, broker: Broker, halt_file: HaltFile) -> None:
@@ -236,6 +261,95 @@ async def test_a_re_arm_that_was_interrupted_can_be_asked_for_again(
     halt_file.write(standing)  # as if the process had died between row and file
     assert (await by_ann(engine, broker, halt_file)).halt_ids == (standing.id,)
     assert halt_file.reason() is None
+
+
+def an_exit(state: Path, *, minutes: int) -> None:
+    """What a whole exit leaves on the disk, also where it goes on beside whoever holds its lock."""
+    exit_id = uuid4()
+    HaltFile(state).write(new_halt(exit_id, "again", at=datetime.now(UTC), ttl_minutes=minutes))
+    journal = Journal(state / JOURNAL_NAME)
+    journal.append(exit_id, "begun", {"reason": "again", "ttl_minutes": minutes, "dry_run": False})
+    journal.append(exit_id, "ended", {"state": "FLAT"})
+
+
+async def test_an_exit_under_an_older_file_counts_although_nobody_has_copied_it(
+    engine: AsyncEngine, broker: Broker, halt_file: HaltFile, tmp_path: Path
+) -> None:
+    halt_file.write(halt())
+    an_exit(tmp_path, minutes=240)
+    await refused(engine, broker, halt_file, why=TooEarly, match="stay halted until")
+
+
+@pytest.mark.parametrize("minutes", [0, 60])
+async def test_an_exit_that_came_while_the_broker_was_read_refuses(
+    engine: AsyncEngine, broker: Broker, halt_file: HaltFile, account: Account, tmp_path: Path, minutes: int
+) -> None:
+    halt_file.write(halt())
+
+    async def meanwhile() -> None:
+        an_exit(tmp_path, minutes=minutes)
+
+    account.meanwhile = meanwhile
+    await refused(engine, broker, halt_file, why=ExitRunning, match="halted again meanwhile")
+
+
+async def waits(engine: AsyncEngine) -> bool:
+    """Whether somebody waits for a lock. Asked in a transaction of its own, since one sees the same all along."""
+    async with engine.connect() as connection:
+        return bool(await connection.scalar(WAITING))
+
+
+async def test_an_exit_beside_a_re_arm_whose_database_is_slow_stays_halted(
+    engine: AsyncEngine, broker: Broker, halt_file: HaltFile, tmp_path: Path
+) -> None:
+    halt_file.write(halt())
+    await copy_local(engine, tmp_path, Position())
+    async with engine.connect() as locker:
+        await locker.execute(text("select * from halts for update"))
+        asking = asyncio.create_task(by_ann(engine, broker, halt_file))
+        while not await waits(engine):  # noqa: ASYNC110 - the database has no event for it
+            await asyncio.sleep(0.02)
+        an_exit(tmp_path, minutes=60)
+        await locker.rollback()
+    with pytest.raises(ExitRunning, match="began meanwhile"):
+        await asking
+    assert halt_file.reason() is not None
+    assert await is_open(engine)
+
+
+def test_a_file_that_an_exit_needs_since_is_not_removed(halt_file: HaltFile, tmp_path: Path) -> None:
+    standing = halt()
+    halt_file.write(standing)
+    seen = read_disk(tmp_path)
+    an_exit(tmp_path, minutes=60)
+    with pytest.raises(ExitUnderWay, match="began meanwhile"):
+        remove_file(tmp_path, standing.id, offset=seen.offset)
+    assert halt_file.reason() is not None
+    remove_file(tmp_path, standing.id, offset=read_disk(tmp_path).offset)
+    assert halt_file.reason() is None
+
+
+@pytest.mark.parametrize(
+    ("known", "refuses"),
+    [
+        (None, False),
+        ("paper:PA1", False),
+        ("paper:http://127.0.0.1:8010:", False),  # an older release wrote an address, which tells of no account
+        ("paper:PA2", True),
+        ("alpaca:PA1", True),
+    ],
+)
+async def test_only_the_account_that_was_traded_can_say_that_it_is_flat(
+    engine: AsyncEngine, broker: Broker, halt_file: HaltFile, *, known: str | None, refuses: bool
+) -> None:
+    halt_file.write(halt())
+    if known is not None:
+        async with engine.begin() as connection:
+            await connection.execute(TRADED, {"account": known})
+    if refuses:
+        await refused(engine, broker, halt_file, why=OtherAccount, match=f"is paper:PA1, and .* traded is {known};")
+    else:
+        assert (await by_ann(engine, broker, halt_file)).account == "paper:PA1"
 
 
 def command(database_url: str, state: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -95,18 +95,6 @@ async def test_an_order_that_never_came_is_not_sent_after_a_minute(desk: Desk) -
     assert await desk.differences() == []
 
 
-async def test_an_order_that_came_after_all_is_followed_again(desk: Desk) -> None:
-    await desk.reconcile()
-    order_id = await desk.send(age_s=70, arrives=False)
-    await desk.reconcile()
-    desk.alpaca.order(client=f"lexi-{order_id.hex}")
-    desk.alpaca.fill(desk.at_broker(order_id))
-    await desk.reconcile(2)
-    assert (await desk.order(order_id))["status"] == "filled"
-    assert await desk.positions() == {"AAPL": (10, 10)}
-    assert await desk.differences() == []
-
-
 async def test_an_old_order_on_its_way_is_found_by_its_id(desk: Desk) -> None:
     await desk.reconcile()
     order_id = await desk.send(age_s=7000)
@@ -175,15 +163,6 @@ async def test_an_order_sent_while_the_broker_was_read_has_its_fills_counted_onc
     desk.alpaca.before["/account"] = arrives
     await desk.reconcile(3)
     assert await desk.positions() == {"AAPL": (3, 3)}
-    assert await desk.differences() == []
-
-
-async def test_pairs_are_spelled_in_positions_as_in_their_orders(desk: Desk) -> None:
-    await desk.reconcile()
-    order_id = await desk.send("BTC/USD", 2)
-    desk.alpaca.fill(desk.at_broker(order_id))
-    await desk.reconcile(2)
-    assert await desk.positions() == {"BTC/USD": (2, 2)}
     assert await desk.differences() == []
 
 

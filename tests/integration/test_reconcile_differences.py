@@ -99,20 +99,6 @@ async def copy_journal(desk: Desk, action: str, result: object) -> None:
     )
 
 
-async def test_an_exit_that_got_no_answer_is_known_by_its_form(desk: Desk) -> None:
-    for _ in range(2):
-        await desk.change(
-            "insert into orders (id, origin, ticker, side, qty, status) "
-            "values (gen_random_uuid(), 'exit', 'AAPL', 'sell', 5, 'submitting')"
-        )
-    closing = desk.alpaca.order("AAPL", -5, type_="market")
-    other = desk.alpaca.order("AAPL", -6, type_="market")
-    written = await desk.reconcile()
-    assert {each.subject for each in written.suspected if each.kind == "UNKNOWN_ORDER"} == {other}
-    rows = await desk.rows("select broker_id, status from orders order by broker_id")
-    assert rows == [{"broker_id": closing, "status": "new"}, {"broker_id": None, "status": "submitting"}]
-
-
 async def test_an_open_order_that_the_broker_denies_ends_the_second_time(desk: Desk) -> None:
     order_id = await desk.send()
     await desk.reconcile()
@@ -158,12 +144,31 @@ async def test_many_differences_are_one_alert(desk: Desk) -> None:
 
 
 async def test_another_account_is_news_at_once_and_taken_as_it_is(desk: Desk, engine: AsyncEngine) -> None:
-    elsewhere = FakeAlpaca()
+    elsewhere = FakeAlpaca("PA2")
     elsewhere.positions["IBM"] = Decimal(7)
-    async with open_desk(engine, elsewhere, key_id="other") as moved:
-        assert "another broker or account" in str(await moved.reconciler.reconciled_check())
+    async with open_desk(engine, elsewhere) as moved:
         await moved.reconcile()
-        assert await moved.differences() == [("ACCOUNT_CHANGED", "paper:http://broker:other")]
+        assert "another broker or account" not in str(await moved.reconciler.reconciled_check())
+        assert await moved.differences() == [("ACCOUNT_CHANGED", "paper:PA2")]
         await moved.reconcile(2)
         assert await moved.positions() == {"IBM": (7, 7)}
         assert len(await alerts(moved)) == 1
+
+
+async def test_orders_of_another_account_are_not_denied(desk: Desk, engine: AsyncEngine) -> None:
+    """A process that was pointed elsewhere knows nothing of our orders; that says nothing about them."""
+    await desk.change(
+        "insert into orders (id, origin, ticker, side, qty, status, broker_id, created_at, updated_at) values"
+        " (gen_random_uuid(), 'entry', 'AAPL', 'buy', 1, 'new', 'b1', now() - interval '9 minutes', now()),"
+        " (gen_random_uuid(), 'entry', 'AAPL', 'buy', 1, 'submitting', null, now() - interval '9 minutes',"
+        "  now() - interval '9 minutes')"
+    )
+    async with open_desk(engine, FakeAlpaca("PA2")) as elsewhere:
+        await elsewhere.reconcile()
+        assert [row["status"] for row in await desk.rows("select status from orders order by status")] == [
+            "new",
+            "submitting",
+        ]
+        assert "another broker or account" not in str(await elsewhere.reconciler.reconciled_check())
+        await desk.reconcile()
+        assert "another broker or account" in str(await elsewhere.reconciler.reconciled_check())

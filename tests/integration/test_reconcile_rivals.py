@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator
 from decimal import Decimal
 
+import httpx
 import pytest
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.probes import Degraded
+from libs.trading.broker.address import BrokerAddress
+from libs.trading.broker.client import Broker
 from services.jobs.queue import CONNECTION_FAILURES
 from services.jobs.reconcile.reconciler import Reconciler
 from tests.integration.api_app import database_away
@@ -101,6 +104,7 @@ async def test_postgres_gone_in_the_middle_leaves_the_next_round_whole(
 
 async def test_a_process_leaves_it_to_another_that_did_it_just_now(desk: Desk) -> None:
     lately = Reconciler(desk.engine, desk.broker, every_s=600)
+    assert await lately.step() is not None  # until it knows which account it reads, it cannot leave it to anybody
     calls = len(desk.alpaca.calls)
     assert await lately.step() is None
     assert len(desk.alpaca.calls) == calls
@@ -119,6 +123,58 @@ async def test_a_reading_that_was_overtaken_is_not_stored(desk: Desk) -> None:
     assert await task is None
     assert [row["equity"] for row in await desk.rows("select equity from broker_state")] == [1]
     assert await desk.positions() == {}
+
+
+async def test_two_processes_on_different_accounts_do_not_alert_every_round(desk: Desk, engine: AsyncEngine) -> None:
+    async with open_desk(engine, FakeAlpaca("PA2")) as elsewhere:
+        for _ in range(4):
+            await elsewhere.reconcile()
+            await desk.reconcile()
+    ours, theirs = "paper:PA1", "paper:PA2"
+    assert await desk.differences() == [("ACCOUNT_CHANGED", theirs), ("ACCOUNT_CHANGED", ours)]
+    alerts = "select key from alerts where kind = 'reconciliation'"
+    assert len(await desk.rows(alerts)) == 2
+    await desk.change("update differences set at = now() - interval '2 hours'")
+    async with open_desk(engine, FakeAlpaca("PA2")) as elsewhere:
+        await elsewhere.reconcile()
+    assert len(await desk.rows(alerts)) == 3
+
+
+@pytest.mark.parametrize("routes", [("/orders", "/orders"), ("/positions", "/account", "/clock")])
+async def test_a_slow_broker_is_asked_side_by_side(desk: Desk, routes: tuple[str, ...]) -> None:
+    """A reading counts from its beginning, so that its calls must not wait for each other needlessly."""
+    reached = 0
+    all_reached = asyncio.Event()
+    answer = desk.alpaca.handle
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        nonlocal reached
+        if request.url.path.removeprefix("/v2") in routes:
+            reached += 1
+            if reached == len(routes):
+                all_reached.set()
+            await all_reached.wait()
+        return await answer(request)
+
+    address = BrokerAddress(name="paper", base_url="http://broker", key_id="key", secret="s")
+    async with Broker(address, transport=httpx.MockTransport(slow)) as broker:
+        assert await Reconciler(desk.engine, broker, every_s=0).step() is not None
+    assert reached == len(routes)
+
+
+async def test_calls_that_fail_side_by_side_are_one_failure(desk: Desk) -> None:
+    before = await desk.rows("select * from broker_state")
+
+    def refuse() -> None:
+        raise httpx.ReadTimeout("slow")
+
+    for route in ("/positions", "/account", "/clock"):
+        desk.alpaca.before[route] = refuse
+    assert await desk.reconciler.step() is None
+    assert "GET /v2/positions: slow" in str(await desk.reconciler.broker_check())
+    assert await desk.rows("select * from broker_state") == before
+    await desk.reconcile()
+    assert await desk.reconciler.broker_check() is None
 
 
 async def test_a_process_that_is_cancelled_on_the_way_lets_go_of_the_lock(desk: Desk) -> None:

@@ -11,7 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.keys import create_key
+from libs.trading.halt import EntryLock
 from libs.trading.intent import BROKER_PREFIX
+from services.paper.types import NewOrder
 from tests.fakes.engine import FakeEngine
 from tests.integration.api_app import Stack, database_away, running, until
 from tests.integration.desk_cases import Judged, reconciled, store, turn
@@ -37,7 +39,9 @@ async def stack(
     async with FakeEngine(dialect="vllm", slots=8, reply="OK") as model:
         more = {"PAPER_URL": paper.url, "GATE_TIMEOUT_S": "20"}
         async with running(monkeypatch, database_url, model.base_url, tmp_path, **more) as made:
-            await reconciled(engine, account=f"paper:{paper.url}:")
+            account = await made.app.state.strategist.broker.identity()
+            made.app.state.strategist.desk.trades_on(account)
+            await reconciled(engine, account=account)
             yield made
 
 
@@ -141,6 +145,8 @@ async def test_a_broker_that_refuses_or_is_away_is_a_bad_gateway(
     assert "not today" in body["detail"]
     [row] = await stored(engine, "select status, reason from orders")
     assert row["status"] == "rejected"
+    assert (await send(stack))[0] == 502
+    assert paper.orders() == []
 
 
 async def test_a_reducing_order_needs_no_gate(stack: Stack, engine: AsyncEngine, paper: Paper) -> None:
@@ -222,6 +228,8 @@ async def test_a_halt_between_verdict_and_broker_stops_the_order(
     assert paper.orders() == []
     [row] = await stored(engine, "select status from orders")
     assert row["status"] == "not_sent"
+    status, body = await send(stack)
+    assert (status, body["verdict"], body["reasons"]) == (409, "deny", ["HALTED"])
 
 
 @pytest.mark.parametrize(
@@ -268,3 +276,39 @@ async def test_a_key_without_the_scope_may_not_trade_and_one_with_it_is_on_recor
     assert await stored(engine, "select key_name, strategy from gate_verdicts") == [
         {"key_name": "momentum", "strategy": "follow"}
     ]
+
+
+async def test_an_entry_that_may_still_arrive_keeps_a_panic_exit_from_saying_flat(
+    stack: Stack, engine: AsyncEngine, paper: Paper, tmp_path: Path
+) -> None:
+    """Nobody answered for it: the lock of entries is held until it is found."""
+    await store(engine, Judged())
+    lock = EntryLock(tmp_path)
+    paper.fault(kind="reset", route="POST /v2/orders", when="before")
+    status, body = await send(stack)
+    assert (status, body["order"]["status"]) == (200, "submitting")
+    assert not lock.nobody_sending_now()
+    order_id = body["order"]["id"].replace("-", "")
+    late = NewOrder(
+        "AAPL", "buy", Decimal(3), type="limit", limit_price=Decimal(105), client_order_id=f"lexi-{order_id}"
+    )
+    paper.exchange.submit(late)
+
+    async def quiet() -> bool:
+        return lock.nobody_sending_now()
+
+    assert await until(quiet, bool)
+    query = f"select 1 from orders where broker_id = '{paper.orders()[0].id}'"
+    assert await until(lambda: stored(engine, query), bool)
+
+
+async def test_fills_that_came_with_the_answer_are_counted_until_they_are_reconciled(
+    stack: Stack, engine: AsyncEngine, paper: Paper
+) -> None:
+    """An order that filled at once stays open in our record until its position is there."""
+    await store(engine, Judged())
+    paper.fault(kind="reset", route="POST /v2/orders", when="after")
+    status, body = await send(stack)
+    assert (status, body["order"]["status"]) == (200, "filled")
+    [row] = await stored(engine, "select status, filled_qty from orders")
+    assert row == {"status": "accepted", "filled_qty": 0}

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -23,15 +24,18 @@ from libs.switches import turn
 from libs.trading.broker.address import BrokerAddress
 from libs.trading.broker.client import Broker
 from libs.trading.halt import HaltFile, new_halt
-from libs.trading.halts import Position, copy_local, record
+from libs.trading.halts import Position, close, copy_local, record
 from libs.trading.journal import Journal
+from libs.trading.panic.opening import LOCK_NAME
 from libs.trading.panic.report import JOURNAL_NAME
 from services.api.strategist import panic
+from services.api.strategist.cut_off import AT_WORK, cut_off, resume_first, superseded
 from services.api.strategist.panic_runner import PanicRouteSettings, PanicRunner, PanicState
 from services.api.strategist.watch import Watch, open_panic
 from tests.integration.broker_wire import ORDER, POSITION, BrokerWire, broker_wire
 from tests.integration.strategist_app import Desk, desk_of
 
+ROOT = Path(__file__).parents[2]
 BODY = {"reason": "fire drill", "ttl_minutes": 30}
 NOT_HERE = "postgresql://nobody@127.0.0.1:9/nothing"
 
@@ -98,13 +102,20 @@ async def until(read: Callable[[], Awaitable[bool]]) -> None:
 async def test_it_is_closed_unless_it_is_enabled(house: House) -> None:
     house.hold()
     house.open(enabled=False)
-    for body in (None, BODY, BODY | {"dry_run": True}):
+    for body in (None, BODY, BODY | {"dry_run": True}, {"ttl_minutes": -1}, "nonsense"):
         answer = await house.desk.send("POST", "/panic-exit", scope="panic", body=body)
         assert (answer.status_code, answer.json()["detail"]) == (403, "panic exit disabled")
     assert house.wire.calls == []
     assert house.halt_file.reason() is None
     (house.state / "panic.enabled").touch()
     assert (await house.exit())["state"] == "FLAT"
+
+
+async def test_a_folder_that_cannot_be_read_opens_no_route(house: House) -> None:
+    house.state = house.folder / ("x" * 300)  # longer than any name may be
+    house.open(enabled=False)
+    answer = await house.desk.send("POST", "/panic-exit", scope="panic", body=BODY)
+    assert (answer.status_code, answer.json()["detail"]) == (403, "panic exit disabled")
 
 
 async def test_it_leaves_the_account_flat_and_entries_halted(house: House) -> None:
@@ -154,6 +165,136 @@ async def test_a_dry_run_lists_what_would_be_done_and_only_reads(house: House) -
     assert {call.split()[0] for call in house.wire.calls} == {"GET"}
     assert house.halt_file.reason() is None
     assert not (house.state / JOURNAL_NAME).exists()
+
+
+async def test_dry_runs_at_once_share_one_process_and_delay_no_exit(house: House) -> None:
+    house.hold()
+    house.wire.slow = asyncio.Event()
+    bodies = [{"dry_run": True, "ttl_minutes": minutes} for minutes in range(20)]
+    asking = [asyncio.create_task(house.exit(body)) for body in bodies]
+
+    async def reading() -> bool:
+        return bool(house.wire.calls)
+
+    await until(reading)
+    assert house.panic.runner.processes == []
+    assert cut_off(house.state, house.panic.runner.environment) is None
+    begin_of_an_exit(house)
+    await Watch(house.panic).resume()  # a dry run is no reason to leave an exit unfinished
+    assert len(house.panic.runner.processes) == 1
+    house.wire.slow.set()
+    answers = await asyncio.gather(*asking)
+    assert [answer["ttl_minutes"] for answer in answers] == list(range(20))
+    assert {(answer["exit_id"], answer["state"]) for answer in answers} == {(answers[0]["exit_id"], "DRY_RUN")}
+    assert house.wire.calls.count("GET /v2/account") == 0
+    await over(house)
+    assert (await house.exit({"dry_run": True}))["exit_id"] != answers[0]["exit_id"]
+
+
+def begin_of_an_exit(house: House) -> UUID:
+    """As an exit leaves the disk whose process was killed after its first steps."""
+    exit_id = uuid4()
+    halt = new_halt(exit_id, "cut off", at=datetime.now(UTC) - timedelta(hours=3), ttl_minutes=60)
+    house.halt_file.write(halt)
+    said = {"reason": "cut off", "ttl_minutes": 60, "halted_until": halt.halted_until.isoformat(), "dry_run": False}
+    journal = Journal(house.state / JOURNAL_NAME, now=lambda: halt.at)
+    journal.append(exit_id, "begun", said)
+    journal.append(exit_id, "cancel_all_result", {"cancelled": ["o1", "o2"], "failed": []})
+    return exit_id
+
+
+async def over(house: House) -> None:
+    """Until no process of an exit is left."""
+
+    async def none_left() -> bool:
+        return not house.panic.runner.processes and all(child.over for child in AT_WORK)
+
+    await until(none_left)
+
+
+async def test_an_exit_that_was_cut_off_goes_on_before_the_database_is_opened(house: House) -> None:
+    house.hold()
+    exit_id = begin_of_an_exit(house)
+    variables = {"BROKER": "paper", "PAPER_URL": house.wire.url, "DATABASE_URL": NOT_HERE}
+    variables |= {"LOCAL_STATE": str(house.state), "LLM_BASE_URL": "http://127.0.0.1:9/v1", "LLM_MODEL": "none"}
+    api = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.api", cwd=ROOT, env=dict(os.environ) | variables, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await api.communicate()
+    assert api.returncode == 2
+    assert b"cannot use the database" in said
+
+    async def flat() -> bool:
+        return (await house.record(str(exit_id)))["state"] == "FLAT"
+
+    await until(flat)
+    assert (house.wire.orders, house.wire.positions) == ([], [])
+
+
+async def test_what_was_cut_off_before_its_first_entry_is_not_gone_on_with_either(house: House) -> None:
+    exit_id = await halted(house, minutes=30)
+    (house.state / LOCK_NAME).write_text(str(exit_id), encoding="ascii")
+    assert cut_off(house.state, house.panic.runner.environment) == exit_id
+    assert not await superseded(house.engine, house.state, exit_id)
+    async with house.engine.begin() as connection:
+        await close(connection, [exit_id], operator="ann", reason="checked")
+    assert await superseded(house.engine, house.state, exit_id)
+    assert cut_off(house.state, house.panic.runner.environment) is None
+    kept = await house.record(str(exit_id))
+    assert (kept["state"], kept["orders_cancelled"], kept["halted_until"]) == ("FAILED", 0, None)
+
+
+async def test_what_was_cut_off_before_a_re_arm_elsewhere_is_not_gone_on_with(
+    house: House, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    house.hold()
+    exit_id = begin_of_an_exit(house)
+    await copy_local(house.engine, house.state, Position())
+    async with house.engine.begin() as connection:
+        await close(connection, [exit_id], operator="ann", reason="the host is dead, the account was checked")
+    assert await resume_first(house.state) is None
+    assert house.wire.calls == []
+    kept = await house.record(str(exit_id))
+    assert (kept["ok"], kept["state"], kept["orders_cancelled"]) == (False, "FAILED", 2)
+    assert "not gone on with: ann re-armed at 20" in kept["failures"][0]
+    await Watch(house.panic).resume()
+    assert house.panic.runner.processes == []
+    for position in (Position(), Position()):
+        await copy_local(house.engine, house.state, position)
+    assert house.halt_file.reason() is None
+    async with house.engine.connect() as connection:
+        told = await connection.execute(text("select text from alerts where kind = 'panic_exit'"))
+        assert [words.split(" re-armed")[0] for words in told.scalars()] == [
+            f"Panic exit {exit_id} FAILED: cut off and not gone on with: ann"
+        ]
+
+
+@pytest.mark.parametrize("away", [True, False])
+async def test_what_nobody_re_armed_from_is_gone_on_with(
+    house: House, database_url: str, monkeypatch: pytest.MonkeyPatch, *, away: bool
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", NOT_HERE if away else database_url)
+    house.hold()
+    exit_id = begin_of_an_exit(house)
+    await copy_local(house.engine, house.state, Position())
+    variables = dict(os.environ) | {"BROKER": "paper", "PAPER_URL": house.wire.url}
+    child = await resume_first(house.state, variables)
+    assert child is not None
+    assert os.getsid(child.pid) == child.pid
+    await over(house)
+    assert (await house.record(str(exit_id)))["state"] == "FLAT"
+
+
+async def test_the_watch_asks_before_it_goes_on(house: House) -> None:
+    house.hold()
+    exit_id = begin_of_an_exit(house)
+    await copy_local(house.engine, house.state, Position())
+    async with house.engine.begin() as connection:
+        await close(connection, [exit_id], operator="ann", reason="checked")
+    await Watch(house.panic).resume()
+    assert house.panic.runner.processes == []
+    assert (await house.record(str(exit_id)))["state"] == "FAILED"
 
 
 async def test_it_works_with_postgres_away(house: House) -> None:
@@ -266,9 +407,10 @@ async def test_an_exit_that_another_process_is_at_work_on_is_left_to_it(house: H
     house.wire.stuck = True
     asking = asyncio.create_task(house.exit())
     await begun(house)
-    assert house.panic.runner.cut_off() is None
-    other = PanicRunner(house.state, PanicRouteSettings())
-    assert other.cut_off() is None
+    assert cut_off(house.state, house.panic.runner.environment) is None
+    await Watch(house.panic).resume()
+    assert await resume_first(house.state) is None
+    assert len(house.panic.runner.processes) == 1
     house.wire.stuck = False
     await asking
 
@@ -300,10 +442,13 @@ async def test_a_record_of_another_disk_comes_from_postgres(house: House, tmp_pa
     journal.append(asked, "joined", {"exit_id": str(ran)})
     said = {"reason": "panic_exit", "ttl_minutes": 60, "halted_until": "2026-01-05T16:00:00+00:00", "dry_run": False}
     journal.append(ran, "begun", said)
+    both = uuid4()  # a request that joined an exit, and then had to go on alone
+    journal.append(both, "joined", {"exit_id": str(ran)})
+    journal.append(both, "begun", said)
     await copy_local(house.engine, elsewhere, Position())
-    for exit_id in (asked, ran):
+    for exit_id, answers, steps in ((asked, ran, 1), (ran, ran, 1), (both, both, 2)):
         kept = await house.record(str(exit_id))
-        assert (kept["exit_id"], kept["state"], len(kept["steps"])) == (str(ran), "RUNNING", 1)
+        assert (kept["exit_id"], kept["state"], len(kept["steps"])) == (str(answers), "RUNNING", steps)
     missing = await house.desk.send("GET", f"/panic-exit/{uuid4()}", scope="read")
     assert missing.status_code == 404
 
@@ -313,6 +458,8 @@ async def test_a_record_of_another_disk_comes_from_postgres(house: House, tmp_pa
     [
         {"ttl_minutes": -1},
         {"ttl_minutes": 1.5},
+        {"ttl_minutes": True},
+        {"ttl_minutes": "60"},
         {"reason": ""},
         {"reason": "NUL \x00"},
         {"reason": "two\nlines"},
@@ -352,6 +499,7 @@ async def test_a_person_re_arms(house: House) -> None:
     assert done == {
         "ok": True,
         "halt_ids": [str(halt_id)],
+        "account": "paper:PA1",
         "operator": "ann (key has-rearm)",
         "reason": "all is well",
     }

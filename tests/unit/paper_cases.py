@@ -78,7 +78,8 @@ class Broker:
     async def post(
         self, side: Side, qty: int | str, *, symbol: str = "AAPL", limit: int | None = None
     ) -> httpx.Response:
-        body = {"symbol": symbol, "side": side, "qty": str(qty), "type": "market", "time_in_force": "day"}
+        lasting = "gtc" if "/" in symbol else "day"
+        body = {"symbol": symbol, "side": side, "qty": str(qty), "type": "market", "time_in_force": lasting}
         body |= {} if limit is None else {"type": "limit", "limit_price": str(limit)}
         return await self.http.post("/v2/orders", json=body)
 
@@ -86,7 +87,7 @@ class Broker:
         """Buy and wait until it is held."""
         assert (await self.buy(qty, symbol=symbol)).status_code == 200
         self.wait(1000)
-        assert (await self.http.get(f"/v2/positions/{symbol}")).json()["qty"] == str(qty)
+        assert (await self.http.get(f"/v2/positions/{symbol.replace('/', '')}")).json()["qty"] == str(qty)
 
     async def strike(self, **fields: Any) -> int:
         """Make a fault stand."""

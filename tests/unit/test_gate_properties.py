@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from libs.trading.gate import Situation, Verdict, judge, judge_again, with_order
+from libs.trading.gate import WITHOUT_DECISION, Authority, Situation, Verdict, judge, judge_again, with_order
 from libs.trading.limits import Limits
 from libs.trading.reasons import Kind, Reason
 from libs.trading.types import Book, Holding, Order, SwitchState
@@ -211,17 +211,22 @@ def test_allow_without_waives_the_lack_of_a_decision_and_no_word_against(case: C
     assert after.would_have == after.verdict
 
 
-@given(cases(), DECISION["age_s"])
-def test_an_authority_given_before_ends_by_age_and_by_what_denies_in_every_mode(case: Case, age: float | None) -> None:
-    assume(not case.order.reduce_only)
-    lapsed = age is not None and not 0 <= age <= case.situation.terms.ttl_s
+@given(cases(), DECISION["age_s"], st.sets(st.sampled_from(sorted(POLICY))))
+def test_an_authority_ends_by_age_by_its_mode_and_by_what_denies_in_every_mode(
+    case: Case, age: float | None, against: set[str]
+) -> None:
+    assume(not case.order.reduce_only and age is not None)
+    authority = Authority(age or 0.0, tuple(Reason(code) for code in sorted(against)))
+    lapsed = not 0 <= authority.age_s <= case.situation.terms.ttl_s
+    standing: set[str] = against | ({"STALE_DECISION"} if lapsed else set())
     for switches in SWITCHES:
         situation = replace(case.situation, switches=switches)
-        first = case.judged(switches=switches)
-        again = judge_again(case.order, authorised_age_s=age, situation=situation)
-        assert codes(again) == codes(first) & HARD | ({"STALE_DECISION"} if lapsed else set())
-        assert again.would_have == ("deny" if codes(again) else "allow")
-        assert again.allowed == (not codes(again) & HARD and (again.mode != "enforce" or not lapsed))
+        first, again = case.judged(switches=switches), judge_again(case.order, authority, situation)
+        assert codes(again) & HARD == codes(first) & HARD
+        assert codes(again) & POLICY == standing
+        excused = situation.terms.allow_without and standing <= {str(reason) for reason in WITHOUT_DECISION}
+        denied_by_policy = bool(standing) and not excused and again.mode == "enforce"
+        assert again.allowed == (not codes(again) & HARD and not denied_by_policy)
 
 
 @given(cases())

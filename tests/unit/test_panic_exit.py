@@ -268,20 +268,24 @@ async def test_a_broker_that_is_away_is_failed_and_the_halt_stands(house: House)
 
 async def test_an_entry_on_its_way_keeps_it_from_saying_flat(house: House) -> None:
     lock = EntryLock(house.state)
-    with lock.sending():
+    with lock.sending(uuid4(), name="lexi-1"):
         answer = await house.exit()
     assert answer["state"] == "PARTIAL"
-    assert "could not be verified" in answer["failures"][-1]
+    assert any("could not be verified" in failure for failure in answer["failures"])
+    assert any("still on its way" in failure for failure in answer["failures"])
+    assert house.actions().count("entry_under_way") == 1
+    assert house.fake.calls.count("DELETE /v2/positions") == 1, "it waits, and goes on with nothing"
 
 
 async def test_an_entry_that_arrives_late_is_cancelled(house: House) -> None:
-    sending = EntryLock(house.state).sending()
-    sending.__enter__()
+    held = EntryLock(house.state).sending(uuid4(), name="lexi-1")
+    sending = held.__enter__()
 
     def arrive(method: str, path: str, number: int) -> Answer | None:
         if path == "/v2/positions" and method == "GET" and number == 4:
             house.fake.rest("TSLA", "buy", 1)
-            sending.__exit__(None, None, None)
+            sending.settled = True
+            held.__exit__(None, None, None)
         return None
 
     house.fake.script = arrive

@@ -97,6 +97,10 @@ class Trading(RuleBasedStateMachine):
         assert all(position.qty for position in self.exchange.ledger.positions.values())
 
     @invariant()
+    def a_pair_is_never_sold_short(self) -> None:
+        assert self.exchange.ledger.held("BTC/USD") >= 0
+
+    @invariant()
     def no_order_fills_beyond_its_quantity(self) -> None:
         filled = dict.fromkeys(self.exchange.book.orders, Decimal(0))
         for fill in self.exchange.book.fills:

@@ -30,7 +30,7 @@ async def test_everything_comes_back(tmp_path: Path) -> None:
     await broker.strike(kind="slow_cancel", symbols=["AAPL"], for_s=60)
     await broker.http.delete("/v2/orders")
     await broker.http.put("/paper/marks", json={"IBM": "7.5"})
-    await broker.http.delete("/v2/positions/BTC%2FUSD")
+    await broker.http.delete("/v2/positions/BTCUSD")
     broker.wait(50)
     await broker.http.get("/v2/account")
     await broker.buy(1, symbol="MSFT")

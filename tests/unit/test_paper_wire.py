@@ -179,7 +179,7 @@ async def test_everything_is_cancelled_and_closed_item_by_item(broker: Broker) -
     assert closed.status_code == 207
     assert [(item["symbol"], item["status"]) for item in closed.json()] == [
         ("AAPL", 200),
-        ("BTC/USD", 200),
+        ("BTCUSD", 200),
         ("MSFT", 200),
     ]
     assert {item["body"]["side"] for item in closed.json()} == {"sell"}
@@ -208,11 +208,58 @@ async def test_a_part_of_a_position_is_closed_by_quantity_or_share(broker: Broke
     assert (await broker.http.delete("/v2/positions/AAPL", params={"qty": "6"})).status_code == 403
 
 
-@pytest.mark.parametrize("written", ["BTC/USD", "BTC%2FUSD", "BTCUSD"])
-async def test_a_pair_is_found_however_its_slash_is_written(broker: Broker, written: str) -> None:
+async def test_a_pair_has_a_slash_in_orders_and_none_in_positions(broker: Broker) -> None:
     await broker.hold(1, symbol="BTC/USD")
-    assert (await broker.http.get(f"/v2/positions/{written}")).json()["symbol"] == "BTC/USD"
-    assert (await broker.http.delete(f"/v2/positions/{written}")).json()["symbol"] == "BTC/USD"
+    [position] = (await broker.http.get("/v2/positions")).json()
+    assert (position["symbol"], position["asset_class"]) == ("BTCUSD", "crypto")
+    assert (await broker.http.get("/v2/positions/BTCUSD")).json() == position
+    closing = (await broker.http.delete("/v2/positions/BTCUSD")).json()
+    assert (closing["symbol"], closing["time_in_force"]) == ("BTC/USD", "gtc")
+    broker.wait(50)
+    fills = (await broker.http.get("/v2/account/activities/FILL")).json()
+    assert {fill["symbol"] for fill in fills} == {"BTC/USD"}
+    assert {row["symbol"] for row in (await broker.http.get("/v2/orders?status=all")).json()} == {"BTC/USD"}
+
+
+@pytest.mark.parametrize("written", ["BTC/USD", "BTC%2FUSD", "btcusd"])
+async def test_a_pair_with_its_slash_is_no_position(broker: Broker, written: str) -> None:
+    await broker.hold(1, symbol="BTC/USD")
+    for method in ("GET", "DELETE"):
+        answer = await broker.http.request(method, f"/v2/positions/{written}")
+        assert (answer.status_code, answer.json()["code"]) == (404, 40410000)
+    assert (await broker.http.get("/v2/orders")).json() == []
+
+
+async def test_a_pair_has_no_day(broker: Broker) -> None:
+    answer = await broker.http.post("/v2/orders", json=order_body(symbol="BTC/USD"))
+    assert (answer.status_code, answer.json()) == (
+        422,
+        {"code": 42210000, "message": "invalid crypto time_in_force"},
+    )
+    assert (await broker.http.post("/v2/orders", json=order_body(symbol="BTC/USD", time_in_force="gtc"))).is_success
+
+
+async def test_of_a_pair_only_what_is_held_can_be_sold(broker: Broker) -> None:
+    refused = await broker.post("sell", 2, symbol="BTC/USD")
+    assert refused.status_code == 403
+    assert refused.json() == {
+        "code": 40310000,
+        "message": "insufficient balance for BTC (requested: 2, available: 0)",
+        "symbol": "USD",
+        "balance": "0",
+        "available": "0",
+    }
+    await broker.hold(2, symbol="BTC/USD")
+    assert (await broker.post("sell", 3, symbol="BTC/USD")).status_code == 403
+    assert (await broker.post("sell", 2, symbol="BTC/USD")).status_code == 200
+    assert (await broker.post("sell", 1, symbol="BTC/USD")).status_code == 403
+
+
+@pytest.mark.parametrize("written", ["BTC/USD", "BTCUSD"])
+async def test_a_fault_of_a_pair_is_named_either_way(broker: Broker, written: str) -> None:
+    await broker.hold(1, symbol="BTC/USD")
+    await broker.strike(kind="fail_close", symbols=[written], where="both")
+    assert (await broker.http.delete("/v2/positions/BTCUSD")).status_code == 500
 
 
 async def test_a_short_position_is_written_in_negative_numbers(broker: Broker) -> None:

@@ -251,12 +251,57 @@ async def test_positions() -> None:
 async def test_closing_one() -> None:
     wire = Recorder(saying(ORDER), saying(ORDER))
     client = broker(wire)
-    await client.close_position("BTC/USD")
+    await client.close_position("AAPL")
     await client.close_position("AAPL", Decimal("-2.50"))
     assert [request.url.raw_path for request in wire.asked] == [
-        b"/v2/positions/BTC%2FUSD",
+        b"/v2/positions/AAPL",
         b"/v2/positions/AAPL?qty=2.50",
     ]
+
+
+async def test_a_pair_has_no_slash_among_positions_and_no_day_among_orders() -> None:
+    wire = Recorder(saying(ORDER), saying({**POSITION, "symbol": "BTCUSD"}), saying([{**POSITION, "symbol": "BTCUSD"}]))
+    client = broker(wire)
+    await client.close_position("BTC/USD", Decimal("0.01"))
+    held = await client.position("BTC/USD")
+    assert held is not None
+    assert [held.symbol, *[position.symbol for position in await client.positions()]] == ["BTCUSD", "BTCUSD"]
+    assert [request.url.raw_path for request in wire.asked[:2]] == [
+        b"/v2/positions/BTCUSD?qty=0.01",
+        b"/v2/positions/BTCUSD",
+    ]
+    wire.answers.append(saying(ORDER))
+    await client.submit_limit(
+        symbol="BTC/USD", side="buy", qty=Decimal(1), limit_price=Decimal(2), client_order_id="lexi-1"
+    )
+    sent = json.loads(wire.asked[-1].content)
+    assert (sent["symbol"], sent["time_in_force"]) == ("BTC/USD", "gtc")
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+async def test_a_name_that_would_be_the_path_of_everything_is_not_sent(name: str) -> None:
+    wire = Recorder()
+    client = broker(wire)
+    for call in (client.cancel(name), client.close_position(name), client.order(name)):
+        with pytest.raises(BrokerRefused, match="names none"):
+            await call
+    assert await client.position(name) is None
+    assert await client.position("/") is None
+    assert wire.asked == []
+
+
+async def test_a_404_of_somebody_else_is_not_the_brokers_no() -> None:
+    client = broker(httpx.Response(404, text="<html>no such page"))
+    for call in (client.position("AAPL"), client.order_by_client_id("lexi-1")):
+        with pytest.raises(BrokerRefused):
+            await call
+
+
+async def test_an_account_is_known_by_its_number_and_not_by_its_key() -> None:
+    said = {"id": "i", "account_number": "PA1", "equity": "1", "last_equity": "1"}
+    assert await broker(saying(said)).identity() == "paper:PA1"
+    with pytest.raises(BrokerUncertain):
+        await broker(saying({**said, "account_number": None})).identity()
 
 
 async def test_the_account_and_the_clock() -> None:
@@ -400,11 +445,46 @@ def test_alpaca_needs_its_keys(tmp_path: Path) -> None:
         ({"PAPER_PORT": "0"}, "PAPER_PORT"),
         ({"PAPER_URL": "paper:8010"}, "PAPER_URL"),
         ({"PAPER_URL": "http://[paper"}, "PAPER_URL"),
+        ({"PAPER_URL": "http://pa\x01per"}, "PAPER_URL"),
     ],
 )
 def test_what_cannot_be_read_is_named(said: dict[str, str], named: str) -> None:
     with pytest.raises(BrokerConfigError, match=named):
         broker_address(said)
+
+
+SECRETS = [
+    "PKEXAMPLE\nTOPSECRET",
+    "TOPSECRET\r\nX: y",
+    "TOPSECRET\x00",
+    "TOPSECRET\x7f",
+    "TOPSECRET\u00e9",
+    "TOPSECRET\u2028x",
+]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("name", ["ALPACA_KEY_ID", "ALPACA_SECRET_KEY", "PAPER_KEY_ID", "PAPER_SECRET_KEY"])
+def test_a_key_that_no_header_can_hold_is_refused_without_a_word_of_it(tmp_path: Path, name: str, secret: str) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(secret.encode())
+    fit = {"BROKER": name.split("_")[0].lower(), "ALPACA_KEY_ID": "k", "ALPACA_SECRET_KEY": "s", "PAPER_KEY_ID": "k"}
+    for said, named in (({**fit, name: secret}, name), ({**fit, name: "", f"{name}_FILE": str(file)}, f"{name}_FILE")):
+        with pytest.raises(BrokerConfigError) as found:
+            broker_address(said)
+        assert str(found.value) == f"{named}: a key is one line of printable ASCII letters"
+
+
+def test_a_secret_that_is_no_text_is_refused_without_a_word_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(b"TOP\xffSECRET")
+    with pytest.raises(BrokerConfigError, match="PAPER_SECRET_KEY_FILE: a key is one line"):
+        broker_address({"PAPER_SECRET_KEY_FILE": str(file)})
+
+
+def test_an_address_with_a_password_is_refused_without_it() -> None:
+    with pytest.raises(BrokerConfigError, match=r"^PAPER_URL: an address has no user and no password in it$"):
+        broker_address({"PAPER_URL": "http://user:hidden@paper:8010"})
 
 
 def test_the_settings_say_the_same_as_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

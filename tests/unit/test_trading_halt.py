@@ -106,8 +106,11 @@ def test_a_file_system_without_hard_links_still_halts(halt_file: HaltFile, monke
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", unsupported)
-    assert halt_file.write(a_halt()) is not None
-    assert halt_file.reason() is not None
+    assert halt_file.write(a_halt()) is None
+    assert halt_file.read() == a_halt()
+    assert halt_file.write(a_halt(2)) is None
+    assert halt_file.read() == a_halt(), "the one that stands wins"
+    assert len(list(halt_file.path.parent.iterdir())) == 1
 
 
 def test_only_its_own_halt_is_removed(halt_file: HaltFile) -> None:
@@ -129,7 +132,7 @@ def test_a_file_made_by_hand_is_removed_by_the_id_it_got(halt_file: HaltFile) ->
 
 def test_entries_are_seen_while_they_are_sent(tmp_path: Path) -> None:
     lock, other = EntryLock(tmp_path), EntryLock(tmp_path)
-    with lock.sending(), other.sending():
+    with lock.sending(uuid4(), name="lexi-1"), other.sending(uuid4(), name="lexi-2"):
         assert not lock.nobody_sending_now()
         assert not lock.nobody_sending(0.03)
     assert lock.nobody_sending(0.0)
@@ -137,7 +140,7 @@ def test_entries_are_seen_while_they_are_sent(tmp_path: Path) -> None:
 
 def test_an_entry_is_not_sent_while_halted(tmp_path: Path) -> None:
     HaltFile(tmp_path).write(a_halt())
-    with pytest.raises(Halted, match="halt file"), EntryLock(tmp_path).sending():
+    with pytest.raises(Halted, match="halt file"), EntryLock(tmp_path).sending(uuid4(), name="lexi-1"):
         raise AssertionError("sent")
     assert EntryLock(tmp_path).nobody_sending_now()
 
@@ -145,12 +148,55 @@ def test_an_entry_is_not_sent_while_halted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("state", ["no/such/folder", "a folder that is none"])
 def test_an_entry_is_not_sent_without_its_lock(tmp_path: Path, state: str) -> None:
     (tmp_path / "a folder that is none").touch()
-    with pytest.raises(Halted), EntryLock(tmp_path / state).sending():
+    with pytest.raises(Halted), EntryLock(tmp_path / state).sending(uuid4(), name="lexi-1"):
         raise AssertionError("sent")
 
 
 def test_the_lock_is_let_go_when_sending_fails(tmp_path: Path) -> None:
     lock = EntryLock(tmp_path)
-    with pytest.raises(ZeroDivisionError), lock.sending():
+    with pytest.raises(ZeroDivisionError), lock.sending(uuid4(), name="lexi-1"):
         raise ZeroDivisionError
     assert lock.nobody_sending_now()
+
+
+def test_an_entry_is_marked_until_it_is_known_what_became_of_it(tmp_path: Path) -> None:
+    lock = EntryLock(tmp_path)
+    with lock.sending(uuid4(), name="lexi-1") as sending:
+        assert [mark.name for mark in lock.marks.all()] == ["lexi-1"]
+        sending.settled = True
+    assert lock.marks.all() == []
+    with lock.sending(uuid4(), name="lexi-2"):
+        pass
+    assert [mark.name for mark in lock.marks.all()] == ["lexi-2"]
+
+
+def test_the_mark_is_there_before_the_halt_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever halts in between sees it; and an entry that was not sent leaves none."""
+    lock, seen = EntryLock(tmp_path), list[str]()
+
+    def look(_: HaltFile) -> str:
+        seen.extend(mark.name for mark in lock.marks.all())
+        return "halted meanwhile"
+
+    monkeypatch.setattr(HaltFile, "reason", look)
+    with pytest.raises(Halted, match="meanwhile"), lock.sending(uuid4(), name="lexi-1"):
+        raise AssertionError("sent")
+    assert seen == ["lexi-1"]
+    assert lock.marks.all() == []
+
+
+def test_an_entry_that_cannot_be_marked_is_not_sent(tmp_path: Path) -> None:
+    (tmp_path / "entries").touch()
+    with pytest.raises(Halted, match="cannot be marked"), EntryLock(tmp_path).sending(uuid4(), name="lexi-1"):
+        raise AssertionError("sent")
+
+
+def test_old_marks_are_tidied_away(tmp_path: Path) -> None:
+    marks, old, young = EntryLock(tmp_path).marks, uuid4(), uuid4()
+    marks.put(old, "lexi-1")
+    marks.put(young, "lexi-2")
+    long_ago = (AT - timedelta(seconds=61)).timestamp()
+    os.utime(tmp_path / "entries" / str(old), (long_ago, long_ago))
+    os.utime(tmp_path / "entries" / str(young), (AT.timestamp(), AT.timestamp()))
+    marks.tidy(AT)
+    assert [mark.name for mark in marks.all()] == ["lexi-2"]

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from multiprocessing import get_context
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.trading.journal import Journal
+from libs.trading.journal import Addition, Entry, Journal
 
 ONE, TWO = UUID(int=1), UUID(int=2)
 AT = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
@@ -42,6 +43,25 @@ def test_another_writer_goes_on_with_the_chain(journal: Journal) -> None:
     for number in range(3):
         assert journal.append(ONE, "a", {}).seq == 2 * number + 1
         assert other.append(ONE, "b", {}).seq == 2 * number + 2
+    assert journal.first_broken() is None
+
+
+def test_several_are_added_together_after_a_look_at_what_is_new(journal: Journal) -> None:
+    """Who chooses sees what others added, and what was chosen follows it in the chain."""
+    seen: list[str] = []
+
+    def choose(found: Sequence[Entry]) -> list[Addition]:
+        seen.extend(entry.action for entry in found)
+        return [(ONE, "a", {}), (ONE, "b", {"n": 1}), (TWO, "c", {})]
+
+    offset = journal.append_after(0, choose)
+    Journal(journal.path).append(ONE, "other", {})
+    assert journal.append_after(offset, choose) == journal.path.stat().st_size
+    assert journal.append_after(0, lambda _: []) == journal.path.stat().st_size
+    assert seen == ["other"]
+    assert [(entry.action, entry.seq) for entry in journal.entries(ONE)] == [
+        ("a", 1), ("b", 2), ("other", 3), ("a", 4), ("b", 5)
+    ]  # fmt: skip
     assert journal.first_broken() is None
 
 

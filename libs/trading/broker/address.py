@@ -11,6 +11,7 @@ PAPER = "paper"
 ALPACA = "alpaca"
 DEFAULT_PAPER_PORT = 8010
 DEFAULT_ALPACA_URL = "https://paper-api.alpaca.markets"
+_NO_KEY = "a key is one line of printable ASCII letters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,6 @@ class BrokerAddress:
     base_url: str
     key_id: str = field(default="", repr=False)
     secret: str = field(default="", repr=False)
-
-    @property
-    def account(self) -> str:
-        """What tells this account from any other: the broker, the address, and the public half of the key."""
-        return f"{self.name}:{self.base_url}:{self.key_id}"
 
 
 def broker_address(environment: Mapping[str, str]) -> BrokerAddress:
@@ -60,9 +56,11 @@ def _value(environment: Mapping[str, str], name: str, default: str = "") -> str:
 
 
 def _url(name: str, value: str) -> str:
+    if "@" in value:
+        raise BrokerConfigError(f"{name}: an address has no user and no password in it")
     try:
         parts = urlsplit(value)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and _plain(value)
     except ValueError:
         usable = False
     if not usable:
@@ -70,15 +68,26 @@ def _url(name: str, value: str) -> str:
     return value.rstrip("/").removesuffix("/v2")
 
 
+def _plain(value: str) -> bool:
+    """Whether a text can stand in a header: printable letters of ASCII alone."""
+    return value.isascii() and value.isprintable()
+
+
 def _secret(environment: Mapping[str, str], name: str) -> str:
+    """A key or a secret. What is wrong with it is said without a letter of it."""
     value = _value(environment, name)
     path = _value(environment, f"{name}_FILE")
-    if value or not path:
-        return value
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BrokerConfigError(f"{name}_FILE: cannot read {path}: {error}") from error
+    if not value and path:
+        name = f"{name}_FILE"
+        try:
+            value = Path(path).read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError:
+            raise BrokerConfigError(f"{name}: {_NO_KEY}") from None
+        except (OSError, ValueError) as error:
+            raise BrokerConfigError(f"{name}: cannot read {path}: {error}") from error
+    if not _plain(value):
+        raise BrokerConfigError(f"{name}: {_NO_KEY}")
+    return value
 
 
 def _required(environment: Mapping[str, str], name: str) -> str:

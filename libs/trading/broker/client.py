@@ -5,19 +5,19 @@ sent again is the caller's to know.
 """
 
 import asyncio
-import json
-import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from http import HTTPStatus
-from typing import Any, Self, cast
-from urllib.parse import quote, urlsplit
+from typing import Self
+from urllib.parse import quote
 
 import httpx
 
 from libs.trading.broker import wire
 from libs.trading.broker.address import BrokerAddress
+from libs.trading.broker.connections import open_connections
 from libs.trading.broker.errors import BrokerRefused, BrokerUncertain, BrokerUnreachable
 from libs.trading.broker.types import (
     Account,
@@ -31,11 +31,19 @@ from libs.trading.broker.types import (
 
 CALL_LIMIT_S = 5.0
 MAX_CLIENT_ORDER_ID = 48
-_CONNECT_S = 2.0
 _ORDERS_PAGE = 500
 _FILLS_PAGE = 100
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_MOST_PAGES = 10_000
+_MOST_BYTES = 32_000_000
+_NOT_FOUND = 40410000
+_NOT_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+_MAY_BE_SENT = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError, RuntimeError)
 
 
 class Broker:
@@ -54,20 +62,7 @@ class Broker:
     ) -> None:
         self.address = address
         self._limit_s = call_limit_s
-        parts = urlsplit(address.base_url)
-        headers = {"Accept": "application/json"}
-        if address.key_id:
-            headers |= {"APCA-API-KEY-ID": address.key_id, "APCA-API-SECRET-KEY": address.secret}
-        self._client = httpx.AsyncClient(
-            base_url=address.base_url,
-            headers=headers,
-            timeout=httpx.Timeout(call_limit_s, connect=min(_CONNECT_S, call_limit_s)),
-            limits=httpx.Limits(max_connections=16, max_keepalive_connections=16, keepalive_expiry=4.0),
-            transport=transport,
-            trust_env=parts.hostname not in _LOOPBACK,
-            # Loading the authorities takes longer than a whole call on loopback, and plain HTTP needs none.
-            verify=parts.scheme == "https" or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-        )
+        self._client = open_connections(address, call_limit_s=call_limit_s, transport=transport)
 
     async def __aenter__(self) -> Self:
         return self
@@ -77,12 +72,17 @@ class Broker:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limit_s):
+                await self._client.aclose()
 
     async def submit_limit(
         self, *, symbol: str, side: BrokerSide, qty: Decimal, limit_price: Decimal, client_order_id: str
     ) -> BrokerOrder:
-        """Send a limit order for the day. On `BrokerUncertain` look it up by `client_order_id`; never send it again."""
+        """Send a limit order: for the day, or, where the symbol is a pair, until it is cancelled: pairs have no day.
+
+        On `BrokerUncertain` look it up by `client_order_id`; never send it again.
+        """
         if not 1 <= len(client_order_id) <= MAX_CLIENT_ORDER_ID:
             raise ValueError(f"a client_order_id has 1 to {MAX_CLIENT_ORDER_ID} characters")
         body = {
@@ -91,7 +91,7 @@ class Broker:
             "qty": format(qty, "f"),
             "type": "limit",
             "limit_price": format(limit_price, "f"),
-            "time_in_force": "day",
+            "time_in_force": "gtc" if "/" in symbol else "day",
             "client_order_id": client_order_id,
         }
         answer = await self._call("POST", "/v2/orders", body=body)
@@ -99,7 +99,7 @@ class Broker:
 
     async def order(self, order_id: str) -> BrokerOrder:
         """One order by the broker's id."""
-        path = f"/v2/orders/{quote(order_id, safe='')}"
+        path = _path("GET", "/v2/orders", order_id)
         return wire.read(wire.order, await self._call("GET", path), call=f"GET {path}")
 
     async def order_by_client_id(self, client_order_id: str) -> BrokerOrder | None:
@@ -108,7 +108,7 @@ class Broker:
         try:
             answer = await self._call("GET", path, query={"client_order_id": client_order_id})
         except BrokerRefused as refused:
-            if refused.status == HTTPStatus.NOT_FOUND:
+            if _denied(refused):
                 return None
             raise
         return wire.read(wire.order, answer, call=f"GET {path}")
@@ -124,7 +124,7 @@ class Broker:
     async def _orders(self, status: str, after: datetime | None) -> list[BrokerOrder]:
         found: dict[str, BrokerOrder] = {}
         query = {"status": status, "limit": str(_ORDERS_PAGE), "direction": "asc", "nested": "false"}
-        while True:
+        for _ in range(_MOST_PAGES):
             if after is not None:
                 query["after"] = _moment(after)
             page = wire.read_list(wire.order, await self._call("GET", "/v2/orders", query=query), call="GET /v2/orders")
@@ -136,11 +136,12 @@ class Broker:
                 raise BrokerUncertain("GET /v2/orders: more orders of one moment than fit a page")
             # A page ends within a moment: the next one begins just before it and what is known already is left out.
             after = page[-1].submitted_at - timedelta(microseconds=1)
+        raise BrokerUncertain(f"GET /v2/orders: no end after {_MOST_PAGES} pages")
 
     async def cancel(self, order_id: str) -> bool:
         """Ask for an order's end. False: it is beyond cancelling. `BrokerRefused` (404): no such order."""
         try:
-            await self._call("DELETE", f"/v2/orders/{quote(order_id, safe='')}")
+            await self._call("DELETE", _path("DELETE", "/v2/orders", order_id))
         except BrokerRefused as refused:
             if refused.status == HTTPStatus.UNPROCESSABLE_ENTITY:
                 return False
@@ -153,25 +154,25 @@ class Broker:
         return wire.items(await self._call("DELETE", "/v2/orders"), subject="id", call=call)
 
     async def positions(self) -> list[BrokerPosition]:
-        """Every position that is not zero."""
+        """Every position that is not zero, by the symbols of the broker's list: the pair BTC/USD is BTCUSD there."""
         call = "GET /v2/positions"
         held = wire.read_list(wire.position, await self._call("GET", "/v2/positions"), call=call)
         return [position for position in held if position.qty != 0]
 
     async def position(self, symbol: str) -> BrokerPosition | None:
-        """One position, None where there is none."""
-        path = f"/v2/positions/{quote(symbol, safe='')}"
+        """One position, None where there is none. A pair is asked for, and told, without its slash."""
         try:
+            path = _path("GET", "/v2/positions", _held_as(symbol))
             answer = await self._call("GET", path)
         except BrokerRefused as refused:
-            if refused.status == HTTPStatus.NOT_FOUND:
+            if _denied(refused):
                 return None
             raise
         return wire.read(wire.position, answer, call=f"GET {path}")
 
     async def close_position(self, symbol: str, qty: Decimal | None = None) -> BrokerOrder:
         """Close a position, or `qty` of it, at the market; this can neither open nor flip one."""
-        path = f"/v2/positions/{quote(symbol, safe='')}"
+        path = _path("DELETE", "/v2/positions", _held_as(symbol))
         query = {} if qty is None else {"qty": format(abs(qty), "f")}
         return wire.read(wire.order, await self._call("DELETE", path, query=query), call=f"DELETE {path}")
 
@@ -179,6 +180,10 @@ class Broker:
         """Close every position at the market: one result each, by symbol. Open orders stay."""
         answer = await self._call("DELETE", "/v2/positions", query={"cancel_orders": "false"})
         return wire.items(answer, subject="symbol", call="DELETE /v2/positions")
+
+    async def identity(self) -> str:
+        """What tells this account from any other: the broker's name and the number it gives the account."""
+        return f"{self.address.name}:{(await self.account()).account_number}"
 
     async def account(self) -> Account:
         """The account."""
@@ -195,49 +200,82 @@ class Broker:
         query = {"direction": "asc", "page_size": str(_FILLS_PAGE)}
         if moment is not None:
             query["after"] = _moment(moment)
-        while True:
+        for _ in range(_MOST_PAGES):
             page = wire.read_list(wire.fill, await self._call("GET", path, query=query), call=f"GET {path}")
             fresh = {fill.id: fill for fill in page if fill.id not in found}
             found |= fresh
-            if len(page) < _FILLS_PAGE or not fresh:
+            if len(page) < _FILLS_PAGE:
                 return list(found.values())
+            if not fresh:
+                raise BrokerUncertain(f"GET {path}: the same page came again")
             query["page_token"] = page[-1].id
+        raise BrokerUncertain(f"GET {path}: no end after {_MOST_PAGES} pages")
 
     async def _call(
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: object = None
     ) -> object:
         call = f"{method} {path}"
         try:
+            request = self._client.build_request(method, path, params=query, json=body)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise BrokerUnreachable(f"{call}: cannot be written: {type(error).__name__}") from error
+        try:
             async with asyncio.timeout(self._limit_s):
-                response = await self._client.request(method, path, params=query, json=body)
+                response = await self._client.send(request, stream=True)
+                content = await _whole(call, response)
         except TimeoutError as error:
             raise BrokerUncertain(f"{call}: no answer within {self._limit_s:g} s") from error
         except _NOT_SENT as error:
             raise BrokerUnreachable(f"{call}: {self.address.base_url} cannot be reached: {_said(error)}") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except httpx.LocalProtocolError:
+            # Its words quote what was to be sent, the key with it.
+            raise BrokerUncertain(f"{call}: the request cannot be written as HTTP") from None
+        except _MAY_BE_SENT as error:
             raise BrokerUncertain(f"{call}: {_said(error)}") from error
-        return _answer(call, response)
+        return _answer(call, response, content)
 
 
-def _answer(call: str, response: httpx.Response) -> object:
+async def _whole(call: str, response: httpx.Response) -> bytes:
+    """The answer's body. Raises `BrokerUncertain` for one that does not end."""
+    parts = bytearray()
+    try:
+        async for part in response.aiter_bytes():
+            parts += part
+            if len(parts) > _MOST_BYTES:
+                raise BrokerUncertain(f"{call}: the answer is longer than {_MOST_BYTES} bytes")
+    finally:
+        await response.aclose()
+    return bytes(parts)
+
+
+def _answer(call: str, response: httpx.Response, body: bytes) -> object:
     status = response.status_code
-    content = _content(response)
+    content = wire.content(body)
     if response.is_success:
-        if content is None and status != HTTPStatus.NO_CONTENT and response.content:
+        if content is None and status != HTTPStatus.NO_CONTENT and body:
             raise BrokerUncertain(f"{call}: {status} with an answer that is not JSON")
         return content
-    body = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
-    code, message = wire.error_in(body)
+    code, message = wire.error_in(content)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.REQUEST_TIMEOUT:
         raise BrokerUncertain(f"{call}: {status} {message}".rstrip())
     raise BrokerRefused(call, status, code=code, message=message or response.reason_phrase)
 
 
-def _content(response: httpx.Response) -> object:
-    try:
-        return json.loads(response.content, parse_float=Decimal)
-    except ValueError:
-        return None
+def _path(method: str, folder: str, name: str) -> str:
+    """The path of one thing. Raises `BrokerRefused` for a name that would make it the path of all of them."""
+    if name in {"", ".", ".."}:
+        raise BrokerRefused(f"{method} {folder}", HTTPStatus.NOT_FOUND, code=_NOT_FOUND, message=f"{name!r} names none")
+    return f"{folder}/{quote(name, safe='', errors='replace')}"
+
+
+def _held_as(symbol: str) -> str:
+    """A symbol as the broker lists positions: without the slash of a pair, which it answers with 404."""
+    return symbol.replace("/", "")
+
+
+def _denied(refused: BrokerRefused) -> bool:
+    """Whether the broker itself says that there is no such thing. A 404 without its code may come from anybody."""
+    return refused.status == HTTPStatus.NOT_FOUND and (refused.code or 0) // 10_000 == _NOT_FOUND // 10_000
 
 
 def _said(error: Exception) -> str:

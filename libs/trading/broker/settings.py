@@ -33,7 +33,10 @@ class BrokerSettings(Settings):
         default=DEFAULT_ALPACA_URL, description="Address of Alpaca, of its paper or its live account."
     )
     panic_limit_s: float = Field(
-        default=120, gt=0, description="Longest a panic exit goes on trying before it says what it did not reach."
+        default=120,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that a panic exit goes on trying before it says what it did not reach.",
     )
 
     def address(self) -> BrokerAddress:

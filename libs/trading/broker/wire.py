@@ -1,9 +1,14 @@
-"""Alpaca's JSON as our types. Numbers arrive as strings; whatever cannot be read raises `BrokerUncertain`."""
+"""Alpaca's JSON as our types. Numbers arrive as strings; whatever cannot be read raises `BrokerUncertain`.
 
+What is read can be worked with: numbers are of a size that arithmetic bears, moments lie within 1900 to 2200, texts are
+printable, so that they can be stored and sent again.
+"""
+
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
-from typing import Any, TypeVar, cast
+from decimal import Decimal
+from typing import Any, NoReturn, TypeVar, cast
 
 from libs.trading.broker.errors import BrokerUncertain
 from libs.trading.broker.types import (
@@ -19,6 +24,26 @@ from libs.trading.broker.types import (
 T = TypeVar("T")
 Wire = dict[str, Any]
 
+_UNREADABLE = (KeyError, TypeError, ValueError, ArithmeticError, RecursionError)
+_LONGEST_NUMBER = 100
+_LARGEST_EXPONENT = 30
+_SMALLEST_EXPONENT = -60
+_LONGEST_TEXT = 1000
+_YEARS = range(1900, 2201)
+_STATUSES = range(100, 600)
+
+
+def content(body: bytes) -> object:
+    """A body's JSON with decimals for numbers, None where it is none."""
+    try:
+        return json.loads(body, parse_float=Decimal, parse_constant=_no_number)
+    except _UNREADABLE:
+        return None
+
+
+def _no_number(value: str) -> NoReturn:
+    raise ValueError(f"{value} is not JSON")
+
 
 def read(parse: Callable[[Wire], T], value: object, *, call: str) -> T:
     """One object of an answer."""
@@ -26,7 +51,7 @@ def read(parse: Callable[[Wire], T], value: object, *, call: str) -> T:
         raise BrokerUncertain(f"{call}: the answer is not an object")
     try:
         return parse(cast("Wire", value))
-    except (KeyError, TypeError, ValueError, InvalidOperation) as error:
+    except _UNREADABLE as error:
         raise BrokerUncertain(f"{call}: the answer cannot be read: {type(error).__name__} {error}") from error
 
 
@@ -41,14 +66,14 @@ def order(said: Wire) -> BrokerOrder:
     """An order."""
     return BrokerOrder(
         id=_text(said, "id"),
-        client_order_id=str(said.get("client_order_id") or ""),
+        client_order_id=_words(said.get("client_order_id")),
         symbol=_text(said, "symbol"),
         side=_side(said["side"]),
         qty=_optional(said.get("qty")) or Decimal(0),
         filled_qty=_optional(said.get("filled_qty")) or Decimal(0),
         filled_avg_price=_optional(said.get("filled_avg_price")),
         limit_price=_optional(said.get("limit_price")),
-        type=str(said.get("type") or said.get("order_type") or ""),
+        type=_words(said.get("type") or said.get("order_type")),
         status=_text(said, "status"),
         submitted_at=_time(said.get("submitted_at") or said["created_at"]),
     )
@@ -75,7 +100,7 @@ def account(said: Wire) -> Account:
         account_number=_text(said, "account_number"),
         equity=_number(said["equity"]),
         last_equity=_number(said["last_equity"]),
-        status=str(said.get("status") or ""),
+        status=_words(said.get("status")),
     )
 
 
@@ -115,43 +140,70 @@ def _item(value: object, subject: str) -> ItemResult:
     if not isinstance(value, dict):
         return ItemResult(subject="", status=0, message="an item of the answer is not an object")
     said = cast("Wire", value)
-    name = str(said.get(subject) or "")
+    name = _words(said.get(subject))
     try:
-        status = int(said["status"])
-    except (KeyError, TypeError, ValueError):
+        status = _status(said["status"])
+    except _UNREADABLE:
         return ItemResult(subject=name, status=0, message="an item of the answer has no status")
     body = cast("Wire", said["body"]) if isinstance(said.get("body"), dict) else {}
     code, message = error_in(body)
+    if code is None and body.get("code") is not None:
+        return ItemResult(name, status=0, message=message or "an item of the answer has a code that is no number")
     made: BrokerOrder | None = None
     if "symbol" in body and "id" in body and code is None:
         try:
             made = order(body)
-        except (KeyError, TypeError, ValueError, InvalidOperation) as error:
+        except _UNREADABLE as error:
             return ItemResult(name, status=0, message=f"the order cannot be read: {type(error).__name__} {error}")
     if made is not None and made.status in {"rejected", "canceled", "expired"}:
         return ItemResult(name, status=0, order=made, message=f"the order is {made.status}")
     return ItemResult(name, status, order=made, code=code, message=message)
 
 
-def error_in(body: Wire) -> tuple[int | None, str]:
+def error_in(body: object) -> tuple[int | None, str]:
     """The broker's own code and sentence of an error body."""
-    code = body.get("code")
-    return (code if isinstance(code, int) else None), str(body.get("message") or "")
+    if not isinstance(body, dict):
+        return None, ""
+    said = cast("Wire", body)
+    code = said.get("code")
+    known = isinstance(code, int) and not isinstance(code, bool) and abs(code) < 10**15
+    return (code if known else None), _words(said.get("message"))
+
+
+def _status(value: object) -> int:
+    if isinstance(value, str) and len(value) == 3 and value.isascii() and value.isdecimal():
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value in _STATUSES:
+        return value
+    raise ValueError("no status")
+
+
+def _words(value: object) -> str:
+    """A text that is only shown or compared: what cannot be printed is `?`, and what is no text is empty."""
+    if not isinstance(value, str):
+        return ""
+    return "".join(letter if letter.isprintable() else "?" for letter in value[:_LONGEST_TEXT])
 
 
 def _text(said: Wire, name: str) -> str:
+    """A text that something is known by."""
     value = said[name]
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} is empty")
+    if not isinstance(value, str) or not value or len(value) > _LONGEST_TEXT or not value.isprintable():
+        raise ValueError(f"{name} is not a printable text")
     return value
 
 
 def _number(value: object) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
-        raise TypeError(f"{value!r} is not a number")
+        raise TypeError(f"{type(value).__name__} is not a number")
+    if isinstance(value, str) and len(value) > _LONGEST_NUMBER:
+        raise ValueError(f"a number of {len(value)} letters")
     number = Decimal(value)
     if not number.is_finite():
         raise ValueError(f"{value!r} is not a finite number")
+    _, digits, exponent = number.as_tuple()
+    if len(digits) > _LONGEST_NUMBER or number.adjusted() > _LARGEST_EXPONENT or int(exponent) < _SMALLEST_EXPONENT:
+        raise ValueError("a number of no size that money or a quantity has")
     return number
 
 
@@ -164,9 +216,14 @@ def _side(value: object) -> BrokerSide:
         return "buy"
     if value in {"sell", "sell_short"}:
         return "sell"
-    raise ValueError(f"{value!r} is not a side")
+    raise ValueError("neither buy nor sell")
 
 
 def _time(value: object) -> datetime:
-    moment = datetime.fromisoformat(str(value))
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    if not isinstance(value, str) or len(value) > _LONGEST_NUMBER:
+        raise TypeError("not a moment of ISO 8601")
+    moment = datetime.fromisoformat(value)
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    if moment.year not in _YEARS:
+        raise ValueError(f"{value!r} is not a moment to trade at")
+    return moment

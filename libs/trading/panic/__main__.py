@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from libs.trading.broker.address import broker_address
 from libs.trading.panic.ground import Voice
 from libs.trading.panic.opening import Place, follow
-from libs.trading.panic.report import EXIT_CODES
+from libs.trading.panic.report import EXIT_CODES, Whose, whose
 
 USAGE = 2
 MAX_TTL_MINUTES = 525_600
@@ -74,32 +75,52 @@ def _minutes(value: str) -> int:
 
 
 def _exit(options: argparse.Namespace, voice: Voice) -> dict[str, Any] | None:
-    place = Place(options.state)
-    exit_id: UUID = options.exit_id or uuid4()
+    place, asks = Place(options.state, _broker()), not options.resume
     mine = place.take_lock()
-    if options.resume and mine and place.unfinished() is None:
+    interrupted = place.unfinished() if options.resume and mine else None
+    if options.resume and mine and interrupted is None:
         return _nothing_to_resume(place, voice)
-    place.halt(exit_id, options.reason, ttl_minutes=options.ttl_minutes)
-    voice.say(place.troubles.get("halt") or f"entries are stopped: {place.halt_file.path}")
+    exit_id: UUID = options.exit_id or uuid4()
+    place.sign(interrupted or exit_id)
+    place.halt(interrupted or exit_id, options.reason, ttl_minutes=options.ttl_minutes)
+    voice.say(f"{place.troubles.get('halt') or f'entries are stopped: {place.halt_file.path}'}; {_named(place)}")
     if not mine:
-        answer = follow(place, exit_id, say=voice.say)
+        answer = follow(place, exit_id, asks=asks, say=voice.say)
         if answer is not None:
             return _told(answer, voice)
-    interrupted = place.unfinished()
+        place.sign(exit_id)
+    interrupted = interrupted or place.unfinished(besides=exit_id)
     if interrupted is None and options.resume:
         return _nothing_to_resume(place, voice)
     if interrupted is not None:
         voice.say(f"going on with the interrupted exit {interrupted}")
-        place.note_joined(exit_id, interrupted)
-        exit_id = interrupted
-    place.sign(exit_id)
+        place.note_joined(exit_id, interrupted, asks=asks)
+        place.sign(interrupted)
+    place.begin(interrupted or exit_id)
+    left = place.note_elsewhere()
+    if left is not None:
+        voice.say(left)
     from libs.trading.panic.process import run_exit  # loads httpx, which takes longer than the halt
 
-    return run_exit(place, exit_id, reason=options.reason, ttl_minutes=options.ttl_minutes, voice=voice, tell=_print)
+    return run_exit(place, interrupted or exit_id, asks=asks, voice=voice, tell=_print)
+
+
+def _broker() -> Whose | None:
+    """Which broker the environment names; what is wrong with it is told where it is needed."""
+    try:
+        return whose(broker_address(os.environ))
+    except Exception:  # noqa: BLE001 - nothing in an environment may come before the halt
+        return None
+
+
+def _named(place: Place) -> str:
+    return "the environment names no broker" if place.broker is None else str(place.broker)
 
 
 def _nothing_to_resume(place: Place, voice: Voice) -> None:
-    voice.say(place.troubles.get("journal") or "there is no unfinished panic exit to resume")
+    trouble = place.troubles.get("journal") or place.note_elsewhere()
+    voice.say(trouble or "there is no unfinished panic exit to resume")
+    place.let_go()
 
 
 def _dry(options: argparse.Namespace) -> dict[str, Any]:

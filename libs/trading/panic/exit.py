@@ -1,22 +1,27 @@
 """The panic exit itself: rounds of cancelling and closing until the broker is flat, or until the time is up.
 
 FLAT is said after two consecutive reads without a position or an open order, made when the halt stood and no entry was
-on its way any more. Everything it needs is passed in, so that a simulation can run it on a clock of its own.
+on its way any more. The two are a second apart, since a broker's orders and positions may be out of step. Everything it
+needs is passed in, so that a simulation can run it on a clock of its own.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from libs.trading.broker.client import Broker
 from libs.trading.halt import EntryLock, HaltFile
 from libs.trading.journal import Journal
 from libs.trading.panic.ground import Clock, Disk, InlineDisk, Pace, Patience
 from libs.trading.panic.picture import Picture
-from libs.trading.panic.record import Record, Request
+from libs.trading.panic.record import Opened, Record, Request
+from libs.trading.panic.report import whose
 from libs.trading.panic.steps import Steps, described
+from libs.trading.panic.underway import Underway
 
 _READS = 2
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+T = TypeVar("T")
 
 
 def _silent(_: str) -> None:
@@ -24,9 +29,9 @@ def _silent(_: str) -> None:
 
 
 class PanicExit:
-    """One exit. `troubles` are failures met before it, by name; `say` gets the lines a person should see.
+    """One exit. `say` gets the lines a person should see.
 
-    `halted` tells that the halt was put in place already; it is looked for and put in place in any case.
+    `opened` tells what was done for it already; the halt is looked for and put in place in any case.
     """
 
     def __init__(
@@ -41,25 +46,28 @@ class PanicExit:
         disk: Disk | None = None,
         patience: Patience | None = None,
         say: Callable[[str], None] = _silent,
-        troubles: Mapping[str, str] | None = None,
-        halted: bool = False,
+        opened: Opened | None = None,
     ) -> None:
         self._broker = broker
         self._clock = clock
         self._patience = patience or Patience()
+        disk = disk or InlineDisk()
         self._record = Record(
             request,
             journal=journal,
             halt_file=halt_file,
-            entry_lock=entry_lock,
-            disk=disk or InlineDisk(),
+            disk=disk,
             clock=clock,
             patience=self._patience,
             say=say,
-            troubles=troubles or {},
-            halted=halted,
+            opened=opened or Opened(),
+            broker=whose(broker.address),
+        )
+        self._underway = Underway(
+            self._record, broker, lock=entry_lock, disk=disk, clock=clock, patience=self._patience
         )
         self._last: Picture | None = None
+        self._looked = clock.monotonic()
         self._written: object = None
 
     async def run(self) -> dict[str, Any]:
@@ -68,60 +76,83 @@ class PanicExit:
         Cancelling the task stops it where it is, as a kill would; it can be run again with the same id.
         """
         record = self._record
-        answer = await record.begin()
+        answer = await self._guarded("the beginning", record.begin())
         if answer is not None:
             return answer
         until = self._clock.monotonic() + self._patience.overall_s
         steps = Steps(record, self._broker, self._clock, patience=self._patience, until=until)
-        answer = self._answer(await self._rounds(steps))
+        state = await self._guarded("the rounds", self._rounds(steps))
+        answer = self._answer(state or self._unreached())
         await record.write("ended", answer)
         return answer
+
+    async def _guarded(self, what: str, step: Awaitable[T]) -> T | None:
+        """Whatever surprises one step must not keep the exit from the next one."""
+        try:
+            done = await step
+        except Exception as error:  # noqa: BLE001 - see above
+            self._record.failed(what, error)
+            return None
+        self._record.errors.pop(what, None)
+        return done
 
     async def _rounds(self, steps: Steps) -> str:
         number = 0
         while True:
             number += 1
-            state: str | None = None
-            try:
-                state = await self._round(steps, number)
-            except Exception as error:  # noqa: BLE001 - whatever surprises one round must not end the exit
-                self._record.troubles["surprise"] = f"round {number} met {type(error).__name__}: {error}"
-                self._record.say(self._record.troubles["surprise"])
+            state = await self._round(steps, number)
             if state is not None:
                 return state
             if steps.time_is_up:
-                await self._saw(await steps.look())
+                if self._looked < steps.until:
+                    await self._guarded("the last look", self._look(steps))
                 return self._unreached()
             await self._clock.sleep(_BACKOFF_S[min(number, len(_BACKOFF_S)) - 1])
 
     async def _round(self, steps: Steps, number: int) -> str | None:
+        """The first round tries everything once, however long the broker takes."""
         if number > 1:
             self._record.say(f"round {number}")
-            await self._record.halt()
-        await steps.cancel_all(number)
-        orders = await steps.until_no_order(first=number == 1)
-        await steps.close_all(number, orders)
-        return await self._settle(steps)
+            await self._guarded("the halt", self._record.halt())
+        await self._guarded("cancelling", steps.cancel_all(number))
+        orders = None
+        if number == 1 or not steps.time_is_up:
+            orders = await self._guarded("waiting for orders", steps.until_no_order(first=number == 1))
+        if number == 1 or not steps.time_is_up:
+            await self._guarded("closing", steps.close_all(number, orders))
+        return await self._guarded("looking", self._settle(steps))
 
     async def _settle(self, steps: Steps) -> str | None:
         """Look until the end is certain; None where another round is needed."""
         watch = _Watch(self._clock, self._patience)
         pace = Pace(self._clock)
-        self._written = None
+        self._written, empty = None, 0
         at_least = self._clock.monotonic() + self._patience.grace_s
         await self._record.write("verify", {})
-        while not steps.time_is_up or self._clock.monotonic() < at_least:
-            quiet = await self._record.entries_quiet()
-            picture = await steps.look()
-            await self._saw(picture)
+        while empty or not steps.time_is_up or self._clock.monotonic() < at_least:
+            quiet = await self._underway.over()
+            picture = await self._look(steps)
             if watch.stands(picture) and quiet and await steps.market_is_closed():
                 return "PENDING_MARKET_OPEN"
-            if watch.empty(picture, certain=quiet or not self._record.halted) >= _READS:
+            certain = quiet or not self._record.halted
+            empty = watch.empty(picture, certain=certain)
+            if empty >= _READS:
                 return "FLAT" if self._record.halted else self._unreached()
-            if watch.another_round(picture) or (picture is None and not steps.answered):
+            if empty:
+                await self._clock.sleep(self._patience.apart_s)
+                continue
+            if picture is not None and picture.empty:
+                await self._underway.waits()  # there is nothing to cancel or to close meanwhile
+            elif watch.another_round(picture) or (picture is None and not steps.answered):
                 return None
             await pace.rest()
         return None
+
+    async def _look(self, steps: Steps) -> Picture | None:
+        self._looked = self._clock.monotonic()
+        picture = await steps.look()
+        await self._saw(picture)
+        return picture
 
     async def _saw(self, picture: Picture | None) -> None:
         self._last = picture
@@ -183,7 +214,7 @@ class _Watch:
 
     def stands(self, picture: Picture | None) -> bool:
         """Whether only closing orders are open, unchanged for long enough to believe that nothing fills."""
-        if picture is None or not picture.closing_only:
+        if picture is None or not picture.closing_only or picture.never_waits:
             self._standing = None
             return False
         now = self._clock.monotonic()

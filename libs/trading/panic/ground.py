@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
+from libs.trading.entry_marks import MAY_STILL_ARRIVE_S
+
 T = TypeVar("T")
 
 
@@ -117,7 +119,8 @@ class Patience:
     `overall_s` bounds the whole; `cancel_s` the wait for cancelled orders in a round, less after the first round;
     `fill_s` the wait for closing orders before they are cancelled and sent anew; `closed_s` how long an unchanged
     picture must stand before a closed market is believed; `grace_s` how long a round's outcome is looked for although
-    the time is up; `entry_s` how long an entry can be on its way where the lock that would tell cannot be read.
+    the time is up; `entry_s` how long an entry can be on its way that nobody waits for any more; `apart_s` how far
+    apart the last two reads are; `beat_s` how long the journal may be silent while the exit is at work.
     """
 
     overall_s: float = 120.0
@@ -126,7 +129,9 @@ class Patience:
     fill_s: float = 15.0
     closed_s: float = 2.0
     grace_s: float = 2.0
-    entry_s: float = 6.0
+    entry_s: float = MAY_STILL_ARRIVE_S
+    apart_s: float = 1.0
+    beat_s: float = 1.0
 
 
 class Pace:

@@ -8,8 +8,10 @@ from decimal import Decimal
 from typing import Any
 
 from libs.trading.broker.types import BrokerOrder, BrokerPosition
+from libs.trading.panic.report import plain
 
 MARKET = "market"
+LONGEST_SHARE = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,11 @@ class Picture:
         if not self.positions or self.unattended():
             return False
         return all(self.being_closed(position) == abs(position.qty) for position in self.positions)
+
+    @property
+    def never_waits(self) -> bool:
+        """Whether an order is for a pair of currencies, which trade around the clock: no closed market explains it."""
+        return any(is_pair(order.symbol) for order in self.orders)
 
     def unattended(self) -> frozenset[str]:
         """What waiting does not settle: orders that close nothing, positions that nothing closes whole.
@@ -75,9 +82,9 @@ def closing_side(position: BrokerPosition) -> str:
     return "sell" if position.qty > 0 else "buy"
 
 
-def plain(symbol: str) -> str:
-    """A symbol as it compares: crypto is BTC/USD in orders and BTCUSD in positions."""
-    return symbol.replace("/", "")
+def is_pair(symbol: str) -> bool:
+    """Whether a symbol is a pair such as BTC/USD or BTCUSD; a share's has five letters at most."""
+    return "/" in symbol or (symbol.isalpha() and len(symbol) > LONGEST_SHARE)
 
 
 def words(order: BrokerOrder) -> str:

@@ -3,22 +3,26 @@
 import asyncio
 import math
 import os
+import re
 import socket
 from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
 from libs.trading.broker.address import broker_address
 from libs.trading.broker.client import Broker
 from libs.trading.broker.errors import BrokerConfigError
+from libs.trading.halt import DEFAULT_TTL_MINUTES, new_halt
 from libs.trading.panic.alarm import FIRST_AFTER_S, Alarm, begun_key, ended_key, webhook
 from libs.trading.panic.dry_run import dry_run
 from libs.trading.panic.exit import PanicExit
 from libs.trading.panic.ground import Patience, SystemClock, Voice
 from libs.trading.panic.opening import Place
-from libs.trading.panic.record import Request
+from libs.trading.panic.record import Opened, Request
 
-_ALARM_S = 4.5
+_ALARM_S = 2.5
+_PASSWORD = re.compile(r"//[^/@\s]*@")
 
 T = TypeVar("T")
 
@@ -27,20 +31,24 @@ def run_exit(
     place: Place,
     exit_id: UUID,
     *,
-    reason: str,
-    ttl_minutes: int,
+    asks: bool,
     voice: Voice,
     tell: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Exit and give the answer to `tell` the moment it is known; the webhook gets a few seconds more after that."""
+    """Exit and give the answer to `tell` the moment it is known; the webhook gets a few seconds more after that.
+
+    `asks` tells that somebody asks for an exit now, and for its halt: it is no mere going on with one.
+    """
     alarm = Alarm(webhook(os.environ))
-    where = f"{os.environ.get('BROKER') or 'paper'} broker, from {socket.gethostname()}"
+    wanted = place.wanted or new_halt(exit_id, "panic_exit", at=datetime.now(UTC), ttl_minutes=DEFAULT_TTL_MINUTES)
+    reason, ttl_minutes = wanted.reason, wanted.ttl_minutes
+    where = f"{place.broker or 'no broker'}, from {socket.gethostname()}"
     alarm.tell(begun_key(str(exit_id)), f"Panic exit begun ({reason}): {where}.", after_s=FIRST_AFTER_S)
     request = Request(exit_id, reason, ttl_minutes)
-    answer = _complete(_run(place, request, voice))
+    answer = _complete(_run(place, request, voice, until=wanted.halted_until if asks else None))
     tell(answer)
     place.let_go()
-    _say_end(answer, voice)
+    _say_end(answer, place, voice)
     alarm.tell(ended_key(str(exit_id)), f"Panic exit {_sentence(answer)} ({reason}): {where}.")
     alarm.wait(_ALARM_S)
     _note_alarm(place, exit_id, alarm, voice)
@@ -67,17 +75,20 @@ def _complete(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.new_event_loop().run_until_complete(work)
 
 
-async def _run(place: Place, request: Request, voice: Voice) -> dict[str, Any]:
+async def _run(place: Place, request: Request, voice: Voice, *, until: datetime | None) -> dict[str, Any]:
     patience, trouble = _patience(os.environ)
     if trouble:
         place.troubles["limit"] = trouble
     try:
-        address = broker_address(os.environ)
+        broker = Broker(broker_address(os.environ))  # never closed: a connection that hangs must not hold up the answer
     except BrokerConfigError as error:
         return _without_broker(place, request, str(error))
+    except Exception as error:  # noqa: BLE001 - such as a proxy in the environment that httpx has no way to use
+        trouble = f"no connection to the broker can be made: {type(error).__name__}: {error}"
+        return _without_broker(place, request, _PASSWORD.sub("//", trouble))
     panic_exit = PanicExit(
         request,
-        broker=Broker(address),  # never closed: a connection that hangs must not hold up the answer
+        broker=broker,
         clock=SystemClock(),
         journal=place.journal,
         halt_file=place.halt_file,
@@ -85,8 +96,7 @@ async def _run(place: Place, request: Request, voice: Voice) -> dict[str, Any]:
         disk=place.disk,
         patience=patience,
         say=voice.say,
-        troubles=place.troubles,
-        halted=place.halted,
+        opened=Opened(place.troubles, halted=place.halted, begun=place.begun, until=until),
     )
     return await panic_exit.run()
 
@@ -99,14 +109,7 @@ def _without_broker(place: Place, request: Request, trouble: str) -> dict[str, A
         standing = None
     until = None if standing is None else standing.halted_until.isoformat()
     answer = _failed(request, [trouble, *place.troubles.values()], halted_until=until)
-    said = {
-        "reason": request.reason,
-        "ttl_minutes": request.ttl_minutes,
-        "halted_until": until,
-        "dry_run": False,
-    }
     try:
-        place.disk.wait(lambda: place.journal.append(request.exit_id, "begun", said))
         place.disk.wait(lambda: place.journal.append(request.exit_id, "ended", answer))
     except OSError as error:
         answer["failures"].append(f"the journal could not be written: {error}")
@@ -140,8 +143,8 @@ def _failed(request: Request, failures: list[str], *, halted_until: str | None) 
     }
 
 
-def _say_end(answer: Mapping[str, Any], voice: Voice) -> None:
-    voice.say(_sentence(answer))
+def _say_end(answer: Mapping[str, Any], place: Place, voice: Voice) -> None:
+    voice.say(f"{_sentence(answer)}; {place.broker or 'the environment names no broker'}")
     for failure in answer["failures"]:
         voice.say(f"  {failure}")
 

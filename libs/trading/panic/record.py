@@ -1,16 +1,16 @@
 """What a panic exit knows of itself: its journal, its tally, what went wrong, and whether the halt stands."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
 from libs.trading.broker.errors import BrokerError
-from libs.trading.halt import EntryLock, HaltFile, new_halt
+from libs.trading.halt import HaltFile, new_halt
 from libs.trading.journal import Entry, Journal
 from libs.trading.panic.ground import Clock, Disk, Patience
-from libs.trading.panic.report import Tally, begun, ended, tally
+from libs.trading.panic.report import Tally, Whose, beginning, begun, ended, tally
 
 T = TypeVar("T")
 
@@ -22,6 +22,19 @@ class Request:
     exit_id: UUID
     reason: str = "panic_exit"
     ttl_minutes: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What was done for an exit before it: failures met, by name, whether the halt stands and the beginning is written.
+
+    `until` is the earliest re-arm that somebody asked for who joined an exit which had begun before.
+    """
+
+    troubles: Mapping[str, str] = field(default_factory=dict[str, str])
+    halted: bool = False
+    begun: bool = False
+    until: datetime | None = None
 
 
 class Record:
@@ -37,25 +50,24 @@ class Record:
         *,
         journal: Journal,
         halt_file: HaltFile,
-        entry_lock: EntryLock,
         disk: Disk,
         clock: Clock,
         patience: Patience,
         say: Callable[[str], None],
-        troubles: Mapping[str, str],
-        halted: bool,
+        opened: Opened,
+        broker: Whose | None,
     ) -> None:
         self.request = request
         self.say = say
         self.counted = Tally()
-        self.troubles = dict(troubles)
+        self.troubles = dict(opened.troubles)
         self.errors: dict[str, str] = {}
-        self.halted = halted
+        self.halted = opened.halted
         self.halted_until: datetime | None = None
-        self._halted_at = clock.monotonic()
-        self._entry_s = patience.entry_s
-        self._quiet = False
-        self._journal, self._halt_file, self._entry_lock = journal, halt_file, entry_lock
+        self._file_until: datetime | None = None
+        self._opened, self._broker = opened, broker
+        self._beat_s, self._wrote = patience.beat_s, clock.monotonic()
+        self._journal, self._halt_file = journal, halt_file
         self._disk, self._clock = disk, clock
 
     async def begin(self) -> dict[str, Any] | None:
@@ -67,23 +79,18 @@ class Record:
             return answer
         said = begun(before)
         if said is None:
-            await self.write("begun", self._beginning())
+            request, until = self.request, self.halted_until
+            what = beginning(request.reason, request.ttl_minutes, halted_until=until, broker=self._broker)
+            await self.write("begun", what)
             return None
         ttl = said.get("ttl_minutes")
         ttl_minutes = ttl if isinstance(ttl, int) else self.request.ttl_minutes
         self.request = Request(self.request.exit_id, str(said.get("reason")), ttl_minutes)
-        if not self.halted and said.get("halted_until"):
-            self.halted_until = datetime.fromisoformat(str(said["halted_until"]))
-        await self.write("resumed", {"steps_before": len(before)})
+        self.halted_until = later(_moment(said.get("halted_until")) or self.halted_until, self._file_until)
+        self.halted_until = later(self.halted_until, self._opened.until)
+        if not self._opened.begun:
+            await self.write("resumed", {"steps_before": len(before)})
         return None
-
-    def _beginning(self) -> dict[str, Any]:
-        return {
-            "reason": self.request.reason,
-            "ttl_minutes": self.request.ttl_minutes,
-            "halted_until": None if self.halted_until is None else self.halted_until.isoformat(),
-            "dry_run": False,
-        }
 
     async def _recall(self) -> list[Entry]:
         try:
@@ -95,7 +102,7 @@ class Record:
             return []
 
     async def halt(self) -> None:
-        """Put the halt in place, or try again; a halt that stood before stays."""
+        """Put the halt in place, or try again. A halt that stood before stays, and the later of their ends holds."""
         request = self.request
         wanted = new_halt(request.exit_id, request.reason, at=self._clock.now(), ttl_minutes=request.ttl_minutes)
         try:
@@ -103,49 +110,41 @@ class Record:
             standing = await self._disk.do(self._halt_file.read)
         except OSError as error:
             stood = self.halted
-            self.halted = await self._stands()
+            self.halted = await self.stands()
             if not (stood and self.halted):
                 self.troubles["halt"] = f"the halt file could not be written: {error}"
             if not self.halted:
                 self.say(f"ENTRIES ARE NOT STOPPED: {self.troubles['halt']}")
         else:
             self.halted = True
-            self.halted_until = (standing or wanted).halted_until
+            self._file_until = None if standing is None else standing.halted_until
+            if standing is not None and standing.id == request.exit_id:
+                self.halted_until = self.halted_until or standing.halted_until
             self.troubles.pop("halt", None)
             if note:
                 self.troubles["halt content"] = note
-        if self.halted_until is None:
-            self.halted_until = wanted.halted_until
+        self.halted_until = later(self.halted_until or wanted.halted_until, self._file_until)
 
-    async def _stands(self) -> bool:
+    async def stands(self) -> bool:
         """Whether whoever asks is halted, be it by a folder that cannot be read. No answer changes nothing."""
         try:
             return await self._disk.do(self._halt_file.reason) is not None
         except OSError:
             return self.halted
 
-    async def entries_quiet(self) -> bool:
-        """Whether no entry can reach the broker any more: the halt stands, and none was on its way since."""
-        if self.halted and not await self._stands():
-            self._quiet = False
-            self._halted_at = self._clock.monotonic()
-            await self.halt()
-        if self._quiet or not self.halted:
-            return self._quiet
-        try:
-            self._quiet = await self._disk.do(self._entry_lock.nobody_sending_now)
-        except OSError as error:
-            self.troubles["entries"] = f"whether an entry was on its way could not be read: {error}"
-            self._quiet = self._clock.monotonic() - self._halted_at >= self._entry_s
-        return self._quiet
-
     async def write(self, action: str, result: Mapping[str, Any]) -> None:
         """Count a step and write it to the journal. A journal that cannot be written never stops anything."""
-        self.counted.take(action, result)
+        self._wrote = self._clock.monotonic()
         try:
+            self.counted.take(action, result)
             await self._disk.do(lambda: self._journal.append(self.request.exit_id, action, result))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the exit goes on
             self._journal_trouble(error)
+
+    async def _beat(self) -> None:
+        """Show those who follow the journal that the exit is at work."""
+        if self._clock.monotonic() - self._wrote >= self._beat_s:
+            await self.write("at_work", {})
 
     def _journal_trouble(self, error: Exception) -> None:
         if "journal" not in self.troubles:
@@ -154,12 +153,35 @@ class Record:
 
     async def attempt(self, what: str, call: Awaitable[T]) -> T | None:
         """What a call to the broker gives, None where it failed; the failure is kept by what was tried."""
+        value = None
         try:
             value = await call
-        except BrokerError as error:
-            if self.errors.get(what) != str(error):
-                self.say(f"{what}: {error}")
-            self.errors[what] = str(error)
-            return None
-        self.errors.pop(what, None)
+        except Exception as error:  # noqa: BLE001 - what a broker may answer has no end, and the exit goes on
+            self.failed(what, error)
+        else:
+            self.errors.pop(what, None)
+        await self._beat()
         return value
+
+    def failed(self, what: str, error: Exception) -> str:
+        """Keep a failure by what was tried, and say it when it is new; returns it in words."""
+        words = str(error) if isinstance(error, BrokerError) else f"{type(error).__name__}: {error}"
+        if self.errors.get(what) != words:
+            self.say(f"{what}: {words}")
+        self.errors[what] = words
+        return words
+
+
+def later(one: datetime | None, other: datetime | None) -> datetime | None:
+    """The later of two moments, the one there is where one is missing."""
+    if one is None or other is None:
+        return one or other
+    return max(one, other)
+
+
+def _moment(said: object) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(said))
+    except ValueError:
+        return None
+    return None if moment.tzinfo is None else moment

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, cast
+from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
+from libs.trading.broker.address import BrokerAddress
 from libs.trading.journal import Entry, Journal
 
 JOURNAL_NAME = "panic_journal.jsonl"
+LOCK_NAME = "panic.lock"
 
 EXIT_CODES = {"FLAT": 0, "DRY_RUN": 0, "PENDING_MARKET_OPEN": 3, "PARTIAL": 4, "FAILED": 5}
 """The process's exit code by the state it reached; bad usage is 2."""
@@ -17,8 +21,8 @@ EXIT_CODES = {"FLAT": 0, "DRY_RUN": 0, "PENDING_MARKET_OPEN": 3, "PARTIAL": 4, "
 class Tally:
     """What an exit has done so far: a sum over its journal's entries, so that a resumed one goes on counting.
 
-    `cancelled`, `closing` and `open` are order ids; `seen` and `held` are symbols of positions met at any time and
-    at the last read.
+    `cancelled`, `closing` and `open` are order ids; `seen` and `held` are plain symbols of positions met at any time
+    and at the last read.
     """
 
     cancelled: set[str] = field(default_factory=set[str])
@@ -34,10 +38,11 @@ class Tally:
         elif action in {"close_all_result", "close_each_result", "close_seen"}:
             made = cast("list[dict[str, Any]]", result.get("orders") or [])
             self.closing |= {str(order["id"]) for order in made}
-            self.seen |= {str(order["symbol"]) for order in made}
-            self.held |= {str(order["symbol"]) for order in made}
+            symbols = {plain(str(order["symbol"])) for order in made}
+            self.seen |= symbols
+            self.held |= symbols
         elif action == "read":
-            self.held = set(cast("dict[str, str]", result.get("positions") or {}))
+            self.held = {plain(symbol) for symbol in cast("dict[str, str]", result.get("positions") or {})}
             self.open = set(_strings(result, "open_orders"))
             self.seen |= self.held
 
@@ -57,6 +62,48 @@ class Tally:
         return bool(self.cancelled or self.closing or self.positions_closed)
 
 
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Which broker an exit is about: its name and its address, without any key."""
+
+    name: str
+    base_url: str
+
+    def __str__(self) -> str:
+        return f"{self.name} broker at {self.base_url}"
+
+
+def whose(address: BrokerAddress | None) -> Whose | None:
+    """The broker of an address; a user and a password in it are left out."""
+    if address is None:
+        return None
+    parts = urlsplit(address.base_url)
+    return Whose(address.name, urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
+
+
+def whose_in(said: Mapping[str, Any]) -> Whose | None:
+    """The broker that a `begun` names, None where it names none."""
+    name, base_url = said.get("broker"), said.get("base_url")
+    return Whose(name, base_url) if isinstance(name, str) and isinstance(base_url, str) else None
+
+
+def beginning(reason: str, ttl_minutes: int, *, halted_until: datetime | None, broker: Whose | None) -> dict[str, Any]:
+    """What an exit writes down at its begin."""
+    return {
+        "reason": reason,
+        "ttl_minutes": ttl_minutes,
+        "halted_until": None if halted_until is None else halted_until.isoformat(),
+        "dry_run": False,
+        "broker": None if broker is None else broker.name,
+        "base_url": None if broker is None else broker.base_url,
+    }
+
+
+def plain(symbol: str) -> str:
+    """A symbol as it compares: crypto is BTC/USD in orders and BTCUSD in positions."""
+    return symbol.replace("/", "")
+
+
 def tally(entries: Iterable[Entry]) -> Tally:
     """The sum of some entries."""
     counted = Tally()
@@ -66,7 +113,7 @@ def tally(entries: Iterable[Entry]) -> Tally:
 
 
 def begun(entries: Iterable[Entry]) -> dict[str, Any] | None:
-    """What an exit began with: `{reason, ttl_minutes, halted_until, dry_run}`; None before it was written."""
+    """What an exit began with, as `beginning` wrote it; None before it was written."""
     return next((entry.result for entry in entries if entry.action == "begun"), None)
 
 
@@ -110,27 +157,59 @@ def steps_of(entries: Iterable[Entry]) -> list[dict[str, Any]]:
 
 
 def entries_of(journal: Journal, exit_id: UUID) -> list[Entry]:
-    """The entries of an exit, or of the one that this request joined. Raises `OSError`."""
+    """The entries of an exit, or of the one that this request joined and that answers it. Raises `OSError`.
+
+    A request that began an exit of its own is answered by that, even if it had joined another before.
+    """
     everything = journal.entries()
     visited: set[UUID] = set()
     while True:
         visited.add(exit_id)
         mine = [entry for entry in everything if entry.subject == exit_id]
-        other = joined(mine)
+        other = None if begun(mine) is not None else joined(mine)
         if other is None or other in visited:
             return mine
         exit_id = other
 
 
-def unfinished(journal: Journal) -> UUID | None:
-    """The latest exit that began and did not end, None without one. Raises `OSError`."""
-    open_exits: dict[UUID, None] = {}
-    for entry in journal.entries():
+def unfinished(journal: Journal, *, of: Whose | None = None) -> UUID | None:
+    """The latest exit that began and did not end, None without one. Raises `OSError`.
+
+    With `of`, those of another broker are left out. An exit that was killed after it took the lock and before it wrote
+    its beginning counts: its name still stands in the lock.
+    """
+    everything = journal.entries()
+    open_exits = _open_exits(everything)
+    known = [exit_id for exit_id, broker in open_exits.items() if of is None or broker in {None, of}]
+    if known:
+        return known[-1]
+    named = signed(journal)
+    is_new = named is not None and not any(entry.subject == named for entry in everything)
+    return named if is_new else None
+
+
+def elsewhere(journal: Journal, *, of: Whose | None) -> dict[UUID, Whose]:
+    """The unfinished exits that are known to be of another broker. Raises `OSError`."""
+    found = _open_exits(journal.entries())
+    return {exit_id: broker for exit_id, broker in found.items() if broker is not None and broker != of}
+
+
+def signed(journal: Journal) -> UUID | None:
+    """Whose exit has the lock beside the journal, or had it when it was killed."""
+    try:
+        return UUID((journal.path.parent / LOCK_NAME).read_text(encoding="ascii").strip())
+    except (OSError, ValueError):
+        return None
+
+
+def _open_exits(entries: Iterable[Entry]) -> dict[UUID, Whose | None]:
+    open_exits: dict[UUID, Whose | None] = {}
+    for entry in entries:
         if entry.action == "begun" and not entry.result.get("dry_run"):
-            open_exits[entry.subject] = None
+            open_exits[entry.subject] = whose_in(entry.result)
         elif entry.action == "ended":
             open_exits.pop(entry.subject, None)
-    return next(reversed(open_exits), None)
+    return open_exits
 
 
 def _strings(result: Mapping[str, Any], name: str) -> list[str]:

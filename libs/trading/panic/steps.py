@@ -22,7 +22,8 @@ _TOO_MANY = 429
 class Steps:
     """What can be done to the broker. Every step is written to the journal before it, and its outcome after.
 
-    `answered` tells whether the broker answered the round's last call that was to change something.
+    `answered` tells whether the broker answered the round's last call that was to change something; `until` is when the
+    time is up.
     """
 
     def __init__(self, record: Record, broker: Broker, clock: Clock, *, patience: Patience, until: float) -> None:
@@ -30,14 +31,14 @@ class Steps:
         self._broker = broker
         self._clock = clock
         self._patience = patience
-        self._until = until
+        self.until = until
         self._asked: dict[str, float] = {}
         self.answered = False
 
     @property
     def time_is_up(self) -> bool:
         """Whether the overall limit has been reached."""
-        return self._clock.monotonic() >= self._until
+        return self._clock.monotonic() >= self.until
 
     async def cancel_all(self, number: int) -> None:
         """Ask for the end of every open order. Those that it fails for stay in the list that is read next."""
@@ -80,29 +81,30 @@ class Steps:
     async def _cancel_each(self, orders: Sequence[BrokerOrder], *, until: float) -> None:
         if not orders:
             return
-        await self._record.write("cancel_each", {"orders": [order.id for order in orders]})
-        agreed: list[str] = []
-        failed: list[dict[str, Any]] = []
         for start in range(0, len(orders), _AT_ONCE):
             if start and self._clock.monotonic() >= until:
                 break
-            batch = orders[start : start + _AT_ONCE]
-            async with asyncio.TaskGroup() as group:
-                asked = [group.create_task(self._cancel_one(order)) for order in batch]
-            for order, outcome in zip(batch, (task.result() for task in asked), strict=True):
-                self._asked[order.id] = self._clock.monotonic()
-                if outcome is None:
-                    agreed.append(order.id)
-                else:
-                    failed.append({"subject": order.id, "message": outcome})
+            await self._cancel_batch(orders[start : start + _AT_ONCE])
+
+    async def _cancel_batch(self, batch: Sequence[BrokerOrder]) -> None:
+        await self._record.write("cancel_each", {"orders": [order.id for order in batch]})
+        agreed: list[str] = []
+        failed: list[dict[str, Any]] = []
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(self._cancel_one(order)) for order in batch]
+        for order, outcome in zip(batch, (task.result() for task in asked), strict=True):
+            self._asked[order.id] = self._clock.monotonic()
+            if outcome is None:
+                agreed.append(order.id)
+            else:
+                failed.append({"subject": order.id, "message": outcome})
         await self._record.write("cancel_each_result", {"cancelled": agreed, "failed": failed})
 
     async def _cancel_one(self, order: BrokerOrder) -> str | None:
         try:
             agreed = await self._broker.cancel(order.id)
-        except BrokerError as error:
-            self._record.errors[order.id] = str(error)
-            return str(error)
+        except Exception as error:  # noqa: BLE001 - one order must not keep the others
+            return self._record.failed(order.id, error)
         self._record.errors.pop(order.id, None)
         return None if agreed else "the broker says that it can no longer be cancelled"
 
@@ -156,42 +158,47 @@ class Steps:
                 return
             if pause:
                 await self._clock.sleep(pause)
-            asked = {symbol: "all" if qty is None else str(qty) for symbol, qty in wanted.items()}
-            await self._record.write("close_each", {"positions": asked})
             wanted = await self._close_pass(wanted)
 
     async def _close_pass(self, wanted: dict[str, Decimal | None]) -> dict[str, Decimal | None]:
         """One attempt for each; returns what is worth another one in this round."""
-        made: list[dict[str, Any]] = []
-        failed: list[dict[str, Any]] = []
         again: dict[str, Decimal | None] = {}
         symbols = list(wanted)
         for start in range(0, len(symbols), _AT_ONCE):
             if start and self.time_is_up:
                 break
-            batch = symbols[start : start + _AT_ONCE]
-            async with asyncio.TaskGroup() as group:
-                asked = [group.create_task(self._close_one(symbol, wanted[symbol])) for symbol in batch]
-            for symbol, outcome in zip(batch, (task.result() for task in asked), strict=True):
-                if isinstance(outcome, BrokerOrder):
-                    made.append(described(outcome))
-                elif outcome is not None:
-                    failed.append({"subject": symbol, "message": str(outcome)})
-                    if _worth_another(outcome):
-                        again[symbol] = wanted[symbol]
+            batch = {symbol: wanted[symbol] for symbol in symbols[start : start + _AT_ONCE]}
+            again |= await self._close_batch(batch)
+        return again
+
+    async def _close_batch(self, batch: dict[str, Decimal | None]) -> dict[str, Decimal | None]:
+        made: list[dict[str, Any]] = []
+        failed: list[dict[str, Any]] = []
+        again: dict[str, Decimal | None] = {}
+        asked = {symbol: "all" if qty is None else str(qty) for symbol, qty in batch.items()}
+        await self._record.write("close_each", {"positions": asked})
+        async with asyncio.TaskGroup() as group:
+            closing = [group.create_task(self._close_one(symbol, qty)) for symbol, qty in batch.items()]
+        for symbol, outcome in zip(batch, (task.result() for task in closing), strict=True):
+            if isinstance(outcome, BrokerOrder):
+                made.append(described(outcome))
+            elif outcome is not None:
+                failed.append({"subject": symbol, "message": self._record.errors[symbol]})
+                if _worth_another(outcome):
+                    again[symbol] = batch[symbol]
         await self._record.write("close_each_result", {"orders": made, "failed": failed})
         return again
 
-    async def _close_one(self, symbol: str, qty: Decimal | None) -> BrokerOrder | BrokerError | None:
+    async def _close_one(self, symbol: str, qty: Decimal | None) -> BrokerOrder | Exception | None:
         """The closing order, the failure, or None where there is nothing to close any more."""
         try:
             order = await self._broker.close_position(symbol, qty)
-        except BrokerError as error:
+        except Exception as error:  # noqa: BLE001 - one position must not keep the others
             gone = isinstance(error, BrokerRefused) and error.status == _NOT_FOUND
             if gone:
                 self._record.errors.pop(symbol, None)
                 return None
-            self._record.errors[symbol] = str(error)
+            self._record.failed(symbol, error)
             return error
         self._record.errors.pop(symbol, None)
         return order
@@ -212,9 +219,9 @@ class Steps:
         return clock is not None and not clock.is_open
 
 
-def _worth_another(error: BrokerError) -> bool:
+def _worth_another(error: Exception) -> bool:
     """Refusals that time heals. What may have arrived is left to the next round, which cancels it first."""
-    if isinstance(error, BrokerUncertain):
+    if isinstance(error, BrokerUncertain) or not isinstance(error, BrokerError):
         return False
     return not isinstance(error, BrokerRefused) or error.code == INSUFFICIENT_QTY or error.status == _TOO_MANY
 

@@ -6,8 +6,9 @@ each other; other processes wait for the gate's lock.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
 import structlog
@@ -26,8 +27,8 @@ from services.api.strategist.verdicts import Verdicts
 
 MOST_AT_ONCE = 64
 MOST_WAITING = 1024
-CANNOT_TAKE = asyncpg.DataError
-FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+CANNOT_TAKE = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 VERDICTS = Counter("lexi_gate_verdicts_total", "Verdicts told", ["verdict", "would_have", "mode"])
 REASONS = Counter("lexi_gate_reasons_total", "Reasons of verdicts, each counted", ["reason"])
@@ -58,11 +59,14 @@ class NoVerdict(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GateTerms:
-    """What verdicts rest on beside the database. `account` is the broker's account this process trades on."""
+    """What verdicts rest on beside the database.
+
+    `account` is the broker's account this process trades on, None while the broker has not said.
+    """
 
     limits: Limits
     terms: Terms
-    account: str
+    account: str | None = None
 
 
 @dataclass(slots=True)
@@ -81,7 +85,7 @@ class Desk:
         self._rests_on = rests_on
         self._halt = HaltFile(state)
         self._timeout_s = timeout_s
-        self._connection = DeskConnection(url)
+        self._connection = DeskConnection(url, timeout_s=timeout_s)
         self._line: list[Waiting] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -91,6 +95,10 @@ class Desk:
     def start(self) -> None:
         """Begin to give verdicts."""
         self._task = asyncio.create_task(self._run())
+
+    def trades_on(self, account: str) -> None:
+        """Learn which account this process trades on; before that, entries are told RECONCILING."""
+        self._rests_on = replace(self._rests_on, account=account)
 
     async def close(self) -> None:
         """Stop. Whoever still waits is told that there is no verdict."""
@@ -146,9 +154,20 @@ class Desk:
             )
             self._refuse(batch, f"the verdict was not stored: {name}")
         else:
-            for waiting, told in zip(batch, answers, strict=True):
-                if not waiting.told.done():
-                    waiting.told.set_result(told)
+            await self._tell(batch, answers)
+
+    async def _tell(self, batch: Sequence[Waiting], answers: Sequence[Told]) -> None:
+        late: list[UUID] = []
+        for waiting, told in zip(batch, answers, strict=True):
+            if not waiting.told.done():
+                waiting.told.set_result(told)
+            elif told.limit_price is not None:
+                late.append(waiting.asked.order_id)
+        if late:
+            try:
+                await self._connection.give_up(late)
+            except FAILURES as error:  # reconciliation says it then
+                log.warning("late_orders_not_given_up", orders=len(late), error=type(error).__name__)
 
     async def _serve_singly(self, batch: Sequence[Waiting]) -> None:
         for waiting in batch:
@@ -156,7 +175,7 @@ class Desk:
 
     async def _transact(self, batch: Sequence[Asked]) -> list[Told]:
         verdicts = Verdicts()
-        async with self._connection.transaction(self._timeout_s) as transaction:
+        async with self._connection.transaction() as transaction:
             told = await self._judge_all(batch, verdicts=verdicts, transaction=transaction)
             if verdicts.rows or verdicts.orders:
                 await transaction.store(
@@ -179,7 +198,11 @@ class Desk:
     async def _judge_all(
         self, batch: Sequence[Asked], *, verdicts: Verdicts, transaction: DeskTransaction
     ) -> list[Told]:
-        rows = await transaction.read([asked.order for asked in batch], [asked.order_id for asked in batch])
+        rows = await transaction.read(
+            [asked.order for asked in batch],
+            order_ids=[asked.order_id for asked in batch],
+            verdict_ids=[None if asked.done is None else asked.done.verdict_id for asked in batch],
+        )
         verdicts.begin(rows[0])
         halted_here = self._halt.reason() is not None  # after the lock: a halt of while it waited counts
         told: list[Told] = []

@@ -24,17 +24,25 @@ SESSION = {
     "synchronous_commit": "on",
     "enable_seqscan": "off",
     "default_transaction_isolation": "read committed",
+    # Whoever holds the lock and freezes, or is cut off, must not stop every entry of the house for long.
+    "client_connection_check_interval": "1s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
 }
 
 FINAL = "('filled', 'canceled', 'expired', 'rejected', 'replaced', 'done_for_day', 'not_sent')"
 
 # What holds for every order of the transaction, and what holds for each; $1 order ids as the callers gave them, $2
-# tickers, $3 horizons (null: whatever is forecast), $4 ids of the orders themselves. clock_timestamp(), since a
-# transaction that waited for the lock must not see a switch or an age of before.
+# tickers, $3 horizons (null: whatever is forecast), $4 ids of the orders themselves, $5 of verdicts that were told
+# already. An open order is worth its limit, else our last price; one without either leaves the limits no ground (NaN).
+# clock_timestamp(), since a transaction that waited for the lock must not see a switch or an age of before.
 READ = f"""
 with asked as (
-  select * from unnest($1::text[], $2::text[], $3::text[], $4::uuid[])
-    with ordinality as a (client_order_id, ticker, horizon, order_id, n)
+  select * from unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::uuid[])
+    with ordinality as a (client_order_id, ticker, horizon, order_id, verdict_id, n)
+), newest as materialized (
+  select feed from feeds order by last_write_at desc nulls last limit 1
 ), desk as materialized (
   select clock_timestamp() as at,
     (select value from switches where name = 'ORDER_GATE_DISABLED' and (expires_at is null
@@ -42,19 +50,25 @@ with asked as (
     (select value from switches where name = 'LLM_SHADOW_MODE' and (expires_at is null
       or expires_at > clock_timestamp()) order by id desc limit 1) as shadow,
     exists (select 1 from halts where rearmed_at is null) as halted,
-    (select count(*) from authorisations where at > clock_timestamp() - interval '60 seconds') as orders_last_minute,
+    (select count(*) from (
+      select client_order_id from authorisations where at > clock_timestamp() - interval '60 seconds'
+      union select client_order_id from orders
+        where origin = 'entry' and created_at > clock_timestamp() - interval '60 seconds'
+    ) as lately) as orders_last_minute,
     (select seq from gate_verdicts order by seq desc limit 1) as head_seq,
     (select hash from gate_verdicts order by seq desc limit 1) as head_hash,
     (select account from broker_state) as account,
     (select last_equity - equity from broker_state) as lost_today,
     (select cast(extract(epoch from clock_timestamp() - reconciled_at) as float8) from broker_state) as account_age_s,
-    (select feed from feeds order by last_write_at desc nulls last limit 1) as feed,
+    (select feed from newest) as feed,
     (select json_agg(json_build_array(ticker, qty::text, buying::text, selling::text, price::text)) from (
       select ticker, sum(qty) as qty, sum(buying) as buying, sum(selling) as selling, max(price) as price from (
         select ticker, qty, 0::numeric as buying, 0::numeric as selling, market_price as price from positions
         union all
-        select ticker, 0, case side when 'buy' then qty - filled_qty else 0 end,
-          case side when 'sell' then qty - filled_qty else 0 end, coalesce(limit_price, 0)
+        select ticker, 0, case side when 'buy' then greatest(qty - filled_qty, 0) else 0 end,
+          case side when 'sell' then greatest(qty - filled_qty, 0) else 0 end,
+          coalesce(limit_price, (select cast(close as numeric) from bars where feed = (select feed from newest)
+            and ticker = orders.ticker order by as_of desc limit 1), filled_avg_price, 'NaN')
         from orders where status not in {FINAL}
       ) as parts group by ticker
     ) as held) as holdings
@@ -65,7 +79,8 @@ select asked.n, desk.*,
   told.id as told_id, told.at as told_at, told.intent as told_intent, told.verdict as told_verdict,
   told.would_have as told_would_have, told.mode as told_mode, told.reasons as told_reasons,
   told.forecast_id as told_forecast_id, told.decision_age_s as told_decision_age_s,
-  own.at > desk.at - interval '60 seconds' as counted, sent.id is not null as has_order
+  own.at > desk.at - interval '60 seconds' as counted, sent.id is not null as has_order,
+  exists (select 1 from gate_verdicts where id = asked.verdict_id) as recorded
 from asked cross join desk
 left join lateral (
   select horizon, model, as_of, id from forecast_heads
@@ -82,12 +97,13 @@ left join orders sent on sent.id = asked.order_id
 order by asked.n
 """
 
+# A forecast of a live feed ends; one of history that is replayed was written long after its end, and does not.
 # The forecasts of these heads: $1 ids, $2 their moments, by which a plan leaves all other partitions alone, $3 now.
 READ_FORECASTS = """
 select f.id as forecast_id, f.ticker as forecast_ticker, f.features #> '{llm,policy}' as policy,
   f.features #>> '{llm,inputs,signal,side}' as side,
   cast(extract(epoch from $3 - f.judged_at) as float8) as age_s,
-  coalesce(f.ts < cast(f.features ->> 'ends_at' as timestamptz)
+  coalesce((f.feed like 'ccxt:%' or f.ts < cast(f.features ->> 'ends_at' as timestamptz))
     and $3 > cast(f.features ->> 'ends_at' as timestamptz), false) as past_due,
   used.client_order_id as used_by
 from forecasts f left join authorisations used on used.forecast_id = f.id
@@ -136,32 +152,47 @@ from jsonb_to_recordset($1::jsonb) as r (verdict_id uuid, key_name text, strateg
 where orders.broker_id = r.broker_id and orders.origin = 'broker'
 """
 
+GIVE_UP = """
+update orders set status = 'not_sent', reason = 'its verdict came too late for its caller', updated_at = now()
+where id = any($1::uuid[]) and status = 'submitting' and broker_id is null
+"""
+
 Row: TypeAlias = dict[str, Any]
 
 
 class DeskConnection:
     """The desk's own connection, made when first needed and again after it broke."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, timeout_s: float) -> None:
         self._url = url.replace("postgresql+asyncpg://", "postgresql://", 1)
+        self._timeout_s = timeout_s
+        limit = f"{int(timeout_s * 1000)}ms"
+        limited = ("idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout")
+        self._session = SESSION | dict.fromkeys(limited, limit)
         self._connection: Any = None
 
     @asynccontextmanager
-    async def transaction(self, timeout_s: float) -> AsyncGenerator["DeskTransaction", None]:
+    async def transaction(self) -> AsyncGenerator["DeskTransaction", None]:
         """One transaction behind the gate's lock, committed after the block; any failure drops the connection.
 
-        Each statement may take `timeout_s`. Raises what asyncpg raises, `OSError`, `TimeoutError`.
+        Each statement may take `timeout_s`, and so may what lies between two of them: then the server ends it. Raises
+        what asyncpg raises, `OSError`, `TimeoutError`.
         """
+        timeout_s = self._timeout_s
         try:
             if self._connection is None or self._connection.is_closed():
                 connect: Any = asyncpg.connect  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - untyped
-                self._connection = await connect(self._url, timeout=timeout_s, server_settings=SESSION)
+                self._connection = await connect(self._url, timeout=timeout_s, server_settings=self._session)
             await self._connection.execute(BEGIN, timeout=timeout_s)
             yield DeskTransaction(self._connection, timeout_s)
             await self._connection.execute("commit", timeout=timeout_s)
         except BaseException:
             self.drop()
             raise
+
+    async def give_up(self, order_ids: Sequence[UUID]) -> None:
+        """Say of orders whose callers were told that there is no verdict that nobody sends them."""
+        await self._connection.execute(GIVE_UP, list(order_ids), timeout=self._timeout_s)
 
     def drop(self) -> None:
         """Let go of the connection at once; what it had not committed is undone by the server."""
@@ -177,14 +208,17 @@ class DeskTransaction:
         self._connection = connection
         self._timeout_s = timeout_s
 
-    async def read(self, orders: Sequence[Order], order_ids: Sequence[UUID]) -> list[Row]:
-        """A row per order, in their order."""
+    async def read(
+        self, orders: Sequence[Order], *, order_ids: Sequence[UUID], verdict_ids: Sequence[UUID | None]
+    ) -> list[Row]:
+        """A row per order, in their order. `verdict_ids` are those of verdicts told before, None for all others."""
         rows = await self._connection.fetch(
             READ,
             [order.client_order_id for order in orders],
             [order.ticker for order in orders],
             [order.horizon for order in orders],
             list(order_ids),
+            list(verdict_ids),
             timeout=self._timeout_s,
         )
         heads = {row["head_id"]: row["as_of"] for row in rows if row["head_id"] is not None}

@@ -1,5 +1,6 @@
 """Orders at the gate: `/strategist/gate` asks, `/strategist/orders` asks and sends."""
 
+import time
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -20,7 +21,7 @@ from services.api.strategist.desk import NoVerdict
 from services.api.strategist.exits import Exit
 from services.api.strategist.record import Asked, Told
 from services.api.strategist.state import Strategist
-from services.api.strategist.submission import Placed
+from services.api.strategist.submission import HALTED, NOT_SENT, REJECTED, Placed
 
 router = APIRouter(prefix="/strategist", route_class=GuardedRoute)
 
@@ -129,15 +130,16 @@ async def orders(desk: Desk, state: State, asked: OrderBody, key: Caller) -> Ord
     order = asked.order(key)
     if order.reduce_only:
         return await reduce(desk, order)
+    since = time.monotonic()
     told = await verdict_on(desk, Asked(order, send=True))
     if told.verdict == "deny":
         raise Conflict(f"denied: {', '.join(told.reasons)}", extra=members(told))
     if told.limit_price is None:
         async with state.engine.connect() as reader:
             known = (await reader.execute(STORED_ORDER, {"id": intent_id(order)})).mappings().one()
-        return OrderAnswer(**members(told), order=OrderView.model_validate(dict(known)))
-    placed = await desk.submission.send(order, order_id=intent_id(order), limit_price=told.limit_price)
-    return sent(order, told, placed=placed)
+        return of_entry(told, OrderView.model_validate(dict(known)))
+    sent = desk.submission.send(order, order_id=intent_id(order), limit_price=told.limit_price, since=since)
+    return of_entry(told, view_of_entry(order, told, placed=await sent))
 
 
 async def verdict_on(desk: Strategist, asked: Asked) -> Told:
@@ -146,14 +148,14 @@ async def verdict_on(desk: Strategist, asked: Asked) -> Told:
         return await desk.desk.verdict(asked)
     except NoVerdict as error:
         if asked.order.reduce_only:
-            return Told("allow", "allow", "enforce", (Reason.ALLOW.value,), None, None, None)
-        return Told("deny", "deny", "enforce", (error.reason.value,), None, None, None)
+            return Told("allow", "allow", desk.desk.mode, (Reason.ALLOW.value,), None, None, None)
+        return Told("deny", "deny", desk.desk.mode, (error.reason.value,), None, None, None)
 
 
-def sent(order: Order, told: Told, *, placed: Placed) -> OrderAnswer:
-    """The answer to an entry that was handed to the broker. Raises where there is no order there."""
+def view_of_entry(order: Order, told: Told, *, placed: Placed) -> OrderView:
+    """An entry that was handed to the broker."""
     found = placed.broker
-    view = OrderView(
+    return OrderView(
         id=intent_id(order),
         client_order_id=order.client_order_id,
         ticker=order.ticker,
@@ -166,10 +168,14 @@ def sent(order: Order, told: Told, *, placed: Placed) -> OrderAnswer:
         broker_id=None if found is None else found.id,
         reason=placed.reason,
     )
-    if placed.halted:
+
+
+def of_entry(told: Told, view: OrderView) -> OrderAnswer:
+    """The answer to an entry. Raises where there is no order at the broker, now and whenever it is asked for again."""
+    if view.status == NOT_SENT and view.reason.startswith(HALTED):
         halted = {**members(told), "verdict": "deny", "reasons": [Reason.HALTED.value]}
-        raise Conflict(f"denied: {placed.reason}", extra={**halted, "order": view.model_dump(mode="json")})
-    return answered(told, view, failed=placed.failed)
+        raise Conflict(f"denied: {view.reason}", extra={**halted, "order": view.model_dump(mode="json")})
+    return answered(told, view, failed=view.status in {NOT_SENT, REJECTED})
 
 
 async def reduce(desk: Strategist, order: Order) -> OrderAnswer:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from libs.trading.halt import Halt
 from libs.trading.halts import HaltRow, open_halts
 from libs.trading.journal import Entry
-from libs.trading.panic.report import joined
+from libs.trading.panic.report import begun, joined
 from services.api.strategist.panic_runner import PanicState
 
 AWAY = (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -102,7 +102,7 @@ def _merged(halt: Halt | None, rows: Sequence[HaltRow]) -> list[OpenHalt]:
 
 
 async def copied_entries(engine: AsyncEngine, exit_id: UUID) -> list[Entry]:
-    """What Postgres has of an exit, or of the one that its request joined."""
+    """What Postgres has of an exit, or of the one that its request joined and that answers it."""
     async with engine.connect() as connection:
         visited: set[UUID] = set()
         while True:
@@ -111,7 +111,7 @@ async def copied_entries(engine: AsyncEngine, exit_id: UUID) -> list[Entry]:
             entries = [
                 Entry(row["exit_id"], row["seq"], row["at"], row["action"], row["result"], row["hash"]) for row in rows
             ]
-            other = joined(entries)
+            other = joined(entries) if begun(entries) is None else None
             if other is None or other in visited:
                 return entries
             exit_id = other

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from libs.json_numbers import JsonValue, Number
-from libs.keys import GuardedRoute, Key, require
+from libs.keys import Guard, GuardedRoute, Key, require
 from libs.problems import BadGateway, Conflict, Forbidden, NotFound, Unavailable
 from libs.trading.journal import Entry
 from libs.trading.panic.report import result_of, steps_of
@@ -38,7 +38,7 @@ class PanicBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ttl_minutes: Annotated[int, Field(ge=0, le=MOST_MINUTES)] = 60
+    ttl_minutes: Annotated[int, Field(strict=True, ge=0, le=MOST_MINUTES)] = 60
     reason: Words = "panic_exit"
     dry_run: StrictBool = False
 
@@ -110,24 +110,34 @@ class RearmBody(BaseModel):
 
 
 class RearmAnswer(BaseModel):
-    """What was re-armed: the ids of the halts that ended, by whom, why and when."""
+    """What was re-armed: the ids of the halts that ended, by whom, why and when, and the account that was flat."""
 
     ok: Literal[True] = True
     halt_ids: Sequence[UUID]
+    account: str
     operator: str
     reason: str
     at: datetime
 
 
-@router.post("/panic-exit", dependencies=[Depends(require("panic"))], response_model_exclude_unset=True)
+class PanicGuard(Guard):
+    """Lets a key pass where panic exits over HTTP are enabled. Asked before the body is read, as every guard."""
+
+    def __call__(self, request: Request) -> Key:
+        """The key of a request that may pass."""
+        key = Guard.__call__(self, request)
+        if not get_panic(request).runner.enabled:
+            raise Forbidden("panic exit disabled")
+        return key
+
+
+@router.post("/panic-exit", dependencies=[Depends(PanicGuard("panic"))], response_model_exclude_unset=True)
 async def panic_exit(panic: Panic, asked: PanicBody | None = None) -> PanicAnswer:
     """Stop entries, cancel every order, close every position, and say what is true.
 
     It runs in a process of its own, which goes on whatever becomes of this one. A second request joins the first.
     """
     runner, asked = panic.runner, asked or PanicBody()
-    if not runner.enabled:
-        raise Forbidden("panic exit disabled")
     run = runner.rehearse if asked.dry_run else runner.exit
     try:
         return PanicAnswer(**await run(reason=asked.reason, ttl_minutes=asked.ttl_minutes))
@@ -169,4 +179,6 @@ async def re_arm(panic: Panic, asked: RearmBody, key: Annotated[Key, may_rearm])
         raise Unavailable(str(refused)) from refused
     except RearmRefused as refused:
         raise Conflict(str(refused)) from refused
-    return RearmAnswer(halt_ids=done.halt_ids, operator=done.operator, reason=done.reason, at=done.at)
+    return RearmAnswer(
+        halt_ids=done.halt_ids, account=done.account, operator=done.operator, reason=done.reason, at=done.at
+    )

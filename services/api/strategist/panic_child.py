@@ -13,6 +13,7 @@ from typing import Any, cast
 
 ROOT = Path(__file__).parents[3]
 COMMAND = (sys.executable, "-m", "libs.trading.panic")
+RESUME = "--resume"
 LOG_NAME = "panic.log"
 TOLD_OF_LOG = 1000
 

@@ -5,11 +5,11 @@ on this disk, so none of it needs Postgres.
 """
 
 import asyncio
-import fcntl
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,9 +22,8 @@ from libs.settings import Flag, Settings
 from libs.trading.broker.client import Broker
 from libs.trading.halt import HaltFile
 from libs.trading.journal import Entry, Journal
-from libs.trading.panic.opening import LOCK_NAME
 from libs.trading.panic.report import JOURNAL_NAME, entries_of, result_of, unfinished
-from services.api.strategist.panic_child import Child
+from services.api.strategist.panic_child import RESUME, Child
 
 LOOK_S = 0.05
 AT_ONCE = 2
@@ -59,7 +58,10 @@ class _Exit:
 
 
 class PanicRunner:
-    """Starts exits whose state is in the folder `state`, and reads what became of them."""
+    """Starts exits whose state is in the folder `state`, and reads what became of them.
+
+    `environment` is what their processes get.
+    """
 
     def __init__(
         self, state: Path, settings: PanicRouteSettings, *, environment: Mapping[str, str] | None = None
@@ -67,19 +69,24 @@ class PanicRunner:
         self._state = state.resolve()
         self._flag = settings.enable_panic_exit
         self._wait_s = settings.panic_wait_s
-        self._environment = dict(os.environ if environment is None else environment)
+        self.environment = dict(os.environ if environment is None else environment)
         self._children: list[Child] = []
         self._exits: list[_Exit] = []
+        self._rehearsal: asyncio.Task[dict[str, Any]] | None = None
         self._journal = Journal(self._state / JOURNAL_NAME)
 
     @property
     def enabled(self) -> bool:
-        """Whether the route is open."""
-        return self._flag or (self._state / "panic.enabled").exists()
+        """Whether the route is open. A folder that cannot be read opens nothing."""
+        try:
+            return self._flag or (self._state / "panic.enabled").exists()
+        except OSError as error:
+            log.warning("panic_enabled_unreadable", error=str(error))
+            return False
 
     @property
     def processes(self) -> list[int]:
-        """The ids of the processes that were started here and still run."""
+        """The ids of the processes of exits that were started here and still run. A dry run is none."""
         self._children = [child for child in self._children if not child.over]
         return [child.pid for child in self._children]
 
@@ -94,14 +101,25 @@ class PanicRunner:
             return await self._follow(self._exits[-1])
         exit_id = uuid4()
         child = self._start(f"--exit-id={exit_id}", f"--reason={reason}", f"--ttl-minutes={ttl_minutes}")
+        self._children.append(child)
         log.warning("panic_exit_started", exit_id=str(exit_id), pid=child.pid, reason=reason)
         started = _Exit(exit_id, child, ttl_minutes)
         self._exits.append(started)
         return await self._follow(started)
 
     async def rehearse(self, *, reason: str, ttl_minutes: int) -> dict[str, Any]:
-        """What an exit would do; the process only reads. Raises `NoAnswer`."""
-        child = self._start("--dry-run", f"--reason={reason}", f"--ttl-minutes={ttl_minutes}")
+        """What an exit would do; the process only reads. Raises `NoAnswer`.
+
+        There is one at a time, and whoever asks meanwhile gets what it read: a crowd of them would slow down an exit.
+        """
+        if self._rehearsal is None or self._rehearsal.done():
+            self._rehearsal = asyncio.create_task(self._rehearse(reason))
+        result = await asyncio.shield(self._rehearsal)
+        until = datetime.now(UTC) + timedelta(minutes=ttl_minutes)
+        return result | {"ttl_minutes": ttl_minutes, "halted_until": until.isoformat()}
+
+    async def _rehearse(self, reason: str) -> dict[str, Any]:
+        child = self._start("--dry-run", f"--reason={reason}")
         until = time.monotonic() + self._wait_s
         while not child.over:
             if time.monotonic() >= until:
@@ -113,27 +131,11 @@ class PanicRunner:
             raise NoAnswer(f"the dry run gave no answer: {child.last_words()}")
         return result
 
-    def cut_off(self) -> UUID | None:
-        """An exit that began and did not end, and that no process is at work on. Raises `OSError`."""
-        open_exit = unfinished(self._journal)
-        return None if open_exit is None or self._lock_is_held() else open_exit
-
-    def _lock_is_held(self) -> bool:
-        try:
-            lock = os.open(self._state / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(lock)
-        return False
-
     def resume(self) -> None:
         """Go on with an exit that was cut off, in a process that nobody waits for. Raises `NoAnswer`."""
-        log.warning("panic_exit_resumed", pid=self._start("--resume").pid)
+        child = self._start(RESUME)
+        self._children.append(child)
+        log.warning("panic_exit_resumed", pid=child.pid)
 
     async def entries(self, exit_id: UUID) -> list[Entry]:
         """What the journal on this disk has of an exit. Raises `OSError`."""
@@ -142,11 +144,9 @@ class PanicRunner:
     def _start(self, *arguments: str) -> Child:
         """Start a process. On the loop itself: it takes milliseconds, and must not queue behind anything."""
         try:
-            child = Child(self._state, list(arguments), self._environment)
+            return Child(self._state, list(arguments), self.environment)
         except OSError as error:
             raise NoAnswer(f"no process can be started ({error}); use `make panic` on the machine") from error
-        self._children.append(child)
-        return child
 
     async def _follow(self, running: _Exit) -> dict[str, Any]:
         """The answer as soon as the process gives it; it may still be telling the webhook then.

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +12,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from libs.db.engine import DatabaseSettings
 from libs.settings import load
 from libs.trading.broker.client import Broker
+from libs.trading.broker.errors import BrokerError
 from libs.trading.broker.settings import BrokerSettings
 from libs.trading.halt import EntryLock
 from libs.trading.limits import GateSettings
-from services.api.strategist.desk import Desk, DeskSettings, GateTerms, NoVerdict
+from services.api.strategist.desk import Desk, DeskSettings, GateTerms
+from services.api.strategist.exit_copier import copy_exits
+from services.api.strategist.exit_elsewhere import Recorded
 from services.api.strategist.exits import Exits
 from services.api.strategist.panic_runner import PanicState
-from services.api.strategist.record import Asked
 from services.api.strategist.submission import Submission
 from services.api.strategist.watch import open_panic
 
-COPY_EVERY_S = 1.0
+ASK_EVERY_S = 1.0
+EXITS_END_WITHIN_S = 6.0
+"""How long a stop waits for exits under way."""
 
 log = structlog.get_logger(__name__)
 
@@ -38,17 +42,15 @@ class Strategist:
     panic: PanicState
 
 
-async def copy_exits(exits: Exits, desk: Desk) -> None:
-    """Put what the exits' journal holds on record, as soon as Postgres takes it; for ever."""
+async def learn_account(broker: Broker, desk: Desk) -> None:
+    """Ask the broker which account this is until it says; until then entries are told RECONCILING."""
     while True:
-        await asyncio.sleep(COPY_EVERY_S)
-        for done in exits.to_copy():
-            try:
-                await desk.verdict(Asked(done.order, done=done.record))
-            except NoVerdict as error:
-                log.info("exit_waits_for_its_record", ticker=done.order.ticker, reason=str(error))
-                break
-            await exits.copied(done)
+        try:
+            desk.trades_on(await broker.identity())
+            return
+        except BrokerError as error:
+            log.info("account_not_known_yet", error=str(error))
+        await asyncio.sleep(ASK_EVERY_S)
 
 
 @asynccontextmanager
@@ -58,19 +60,21 @@ async def open_strategist(engine: AsyncEngine, *, state: Path, model: str) -> As
     async with Broker(address) as broker, open_panic(engine, broker, state=state) as panic:
         desk = Desk(
             load(DatabaseSettings).database_url.get_secret_value(),
-            rests_on=GateTerms(settings.limits, settings.terms(model=model), address.account),
+            rests_on=GateTerms(settings.limits, settings.terms(model=model)),
             state=state,
             timeout_s=load(DeskSettings).gate_timeout_s,
         )
-        exits = Exits(broker, state=state)
+        exits = Exits(broker, state=state, elsewhere=Recorded(engine))
         await exits.load()
         desk.start()
-        copying = asyncio.create_task(copy_exits(exits, desk))
+        tasks = [asyncio.create_task(copy_exits(exits, desk)), asyncio.create_task(learn_account(broker, desk))]
         submission = Submission(broker, lock=EntryLock(state), engine=engine)
         try:
             yield Strategist(broker, desk, submission, exits, panic)
         finally:
-            copying.cancel()
-            with suppress(asyncio.CancelledError):
-                await copying
+            await exits.close(within_s=EXITS_END_WITHIN_S)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await submission.close()
             await desk.close()

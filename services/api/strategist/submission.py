@@ -1,7 +1,11 @@
 """An allowed entry on its way to the broker: sent once; what nobody answered for is looked up, never sent again."""
 
 import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from uuid import UUID
 
@@ -14,13 +18,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from libs.trading.broker.client import Broker
 from libs.trading.broker.errors import BrokerError, BrokerRefused, BrokerUncertain, BrokerUnreachable
 from libs.trading.broker.types import BrokerOrder
-from libs.trading.halt import EntryLock, Halted
+from libs.trading.entry_marks import MAY_STILL_ARRIVE_S
+from libs.trading.halt import EntryLock, Halted, Sending
 from libs.trading.intent import broker_order_id
 from libs.trading.types import Order
+from services.api.strategist.words import printable
 
 SUBMITTING, ACCEPTED, NOT_SENT, REJECTED = "submitting", "accepted", "not_sent", "rejected"
 LOOK_AGAIN_S = (0.2, 0.5, 1.0)
 """Pauses between looks for an order whose submission got no answer."""
+LOOK_EVERY_S = 2.0
+LATEST_S = 10.0
+"""How old a verdict may be when its order is sent."""
+HALTED = "halted before it was sent"
 
 SENT = Counter("lexi_orders_total", "Orders sent to the broker, by what came of it", ["origin", "outcome"])
 
@@ -31,7 +41,7 @@ log = structlog.get_logger(__name__)
 RECORD = text(
     """
     update orders set status = :status, broker_id = :broker_id, reason = :reason, updated_at = now()
-    where id = :id and broker_id is null
+    where id = :id and broker_id is null and status <> 'not_sent'
     """
 )
 
@@ -43,7 +53,6 @@ class Placed:
     status: str
     reason: str = ""
     broker: BrokerOrder | None = None
-    halted: bool = False
 
     @property
     def failed(self) -> bool:
@@ -52,26 +61,68 @@ class Placed:
 
 
 class Submission:
-    """Sends entries, one call each, under the lock that a panic exit waits for."""
+    """Sends entries, one call each, under the lock that a panic exit waits for.
+
+    An entry that nobody answered for keeps the lock until it is found, or so long that it cannot come any more. Its
+    mark on the disk says the same once this process is gone.
+    """
 
     def __init__(self, broker: Broker, *, lock: EntryLock, engine: AsyncEngine) -> None:
         self._broker = broker
         self._lock = lock
         self._engine = engine
+        self._watched: set[asyncio.Task[None]] = set()
+        lock.marks.tidy(datetime.now(UTC))
 
-    async def send(self, order: Order, *, order_id: UUID, limit_price: Decimal) -> Placed:
-        """Send an entry that was allowed, and put what came of it on record. Never raises for what a broker does."""
-        try:
-            with self._lock.sending():
-                placed = await self._submit(order, order_id=order_id, limit_price=limit_price)
-        except Halted as halt:
-            placed = Placed(NOT_SENT, f"halted before it was sent: {halt}", halted=True)
-        if placed.status == SUBMITTING:
-            placed = await self._look_for(order_id, placed)
+    async def close(self) -> None:
+        """Stop looking for entries that nobody answered for; their marks stay, and reconciliation goes on."""
+        for task in self._watched:
+            task.cancel()
+        await asyncio.gather(*self._watched, return_exceptions=True)
+
+    async def send(self, order: Order, *, order_id: UUID, limit_price: Decimal, since: float) -> Placed:
+        """Send an entry that was allowed, and put what came of it on record. Never raises for what a broker does.
+
+        `since` is when its verdict was asked for (`time.monotonic`): one that is too old is not sent.
+        """
+        with ExitStack() as held:
+            try:
+                sending = held.enter_context(self._lock.sending(order_id, name=broker_order_id(order_id)))
+            except Halted as halt:
+                placed = Placed(NOT_SENT, f"{HALTED}: {halt}")
+            else:
+                placed = await self._submit_in_time(order, order_id=order_id, limit_price=limit_price, since=since)
+                if placed.status == SUBMITTING:
+                    placed = await self._look_for(order_id, placed)
+                sending.settled = placed.status != SUBMITTING
+                if not sending.settled:
+                    self._watch(order_id, placed, sending=sending, lock=held.pop_all())
         SENT.labels("entry", placed.status if placed.failed or placed.broker is None else "accepted").inc()
         log.info("entry_sent", order_id=str(order_id), ticker=order.ticker, status=placed.status, reason=placed.reason)
         await self._record(order_id, placed)
         return placed
+
+    def _watch(self, order_id: UUID, placed: Placed, *, sending: Sending, lock: ExitStack) -> None:
+        task = asyncio.create_task(self._watch_for(order_id, placed, sending=sending, lock=lock))
+        self._watched.add(task)
+        task.add_done_callback(lambda _: lock.close())  # also where it is cancelled before it begins
+        task.add_done_callback(self._watched.discard)
+
+    async def _watch_for(self, order_id: UUID, placed: Placed, *, sending: Sending, lock: ExitStack) -> None:
+        """Hold the lock until the entry is found, so that no panic exit calls an account flat that it may yet reach."""
+        with lock:
+            until = time.monotonic() + MAY_STILL_ARRIVE_S
+            while placed.status == SUBMITTING and time.monotonic() < until:
+                placed = await self._look_for(order_id, placed, pauses=(LOOK_EVERY_S,))
+            sending.settled = True
+        await self._record(order_id, placed)
+
+    async def _submit_in_time(self, order: Order, *, order_id: UUID, limit_price: Decimal, since: float) -> Placed:
+        """This process may have stood still since the verdict, and the order may have been given up meanwhile."""
+        late_s = time.monotonic() - since
+        if late_s > LATEST_S:
+            return Placed(NOT_SENT, f"{late_s:.0f} s passed since its verdict was asked for")
+        return await self._submit(order, order_id=order_id, limit_price=limit_price)
 
     async def _submit(self, order: Order, *, order_id: UUID, limit_price: Decimal) -> Placed:
         try:
@@ -91,9 +142,9 @@ class Submission:
             return Placed(SUBMITTING if known else REJECTED, str(error))
         return Placed(accepted.status, broker=accepted)
 
-    async def _look_for(self, order_id: UUID, placed: Placed) -> Placed:
+    async def _look_for(self, order_id: UUID, placed: Placed, *, pauses: Sequence[float] = LOOK_AGAIN_S) -> Placed:
         """An order that may have arrived is presumed alive; reconciliation goes on looking after us."""
-        for pause in LOOK_AGAIN_S:
+        for pause in pauses:
             await asyncio.sleep(pause)
             try:
                 found = await self._broker.order_by_client_id(broker_order_id(order_id))
@@ -112,7 +163,7 @@ class Submission:
             "id": order_id,
             "status": ACCEPTED if found is not None and found.filled_qty else placed.status,
             "broker_id": None if found is None else found.id,
-            "reason": placed.reason,
+            "reason": printable(placed.reason),
         }
         try:
             async with self._engine.begin() as connection:

@@ -13,9 +13,19 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from libs.trading.chain import GENESIS, link, payload_of
-from libs.trading.gate import Situation, Verdict, judge, judge_again, mode_of, of_reduction, order_price, with_order
+from libs.trading.gate import (
+    Authority,
+    Situation,
+    Verdict,
+    judge,
+    judge_again,
+    mode_of,
+    of_reduction,
+    order_price,
+    with_order,
+)
 from libs.trading.intent import collar_price, plain
-from libs.trading.reasons import Reason
+from libs.trading.reasons import Kind, Reason
 from libs.trading.types import Book, Order, StoredDecision
 from services.api.strategist.record import Asked, Told, as_id, as_moment, columns_of, decision_copy, seen_by
 
@@ -58,40 +68,46 @@ class Verdicts:
         if decision is not None and decision.forecast_id in self.used:
             decision = replace(decision, used_by=self.used[decision.forecast_id])
         first = self.firsts.get(order.client_order_id) or first_of(row)
-        has_order = row["has_order"] or asked.order_id in self.sent
-        if first is not None and first.intent == str(asked.order_id):
-            return self._again(asked, first=first, has_order=has_order, row=row, situation=situation)
         if asked.done is not None:
-            refusal = None if asked.done.reason is Reason.ALLOW else asked.done.reason
-            verdict = of_reduction(mode_of(situation.switches), refusal)
-        else:
-            verdict = judge(order, decision, replace(situation, duplicate=first is not None))
+            return self._put_on_record(asked, row=row, situation=situation, first=first is None)
+        if first is not None and first.intent == str(asked.order_id):
+            return self._again(asked, first=first, row=row, situation=situation)
+        verdict = judge(order, decision, replace(situation, duplicate=first is not None))
         told = self._record(asked, verdict, decision=decision, situation=situation, now=now, first=first is None)
-        if not verdict.allowed:
+        if not verdict.allowed or order.reduce_only:
             return told
-        if not order.reduce_only:
-            self._authorise(order, told, decision=decision, now=now)
-            self.book = with_order(order, situation.book, price=order_price(order, situation.price))
+        self._authorise(order, told, decision=decision, now=now)
+        self.book = with_order(order, situation.book, price=order_price(order, situation.price))
         return self._place(asked, told, situation=situation)
 
-    def _again(
-        self, asked: Asked, *, first: First, has_order: bool, row: Mapping[str, Any], situation: Situation
-    ) -> Told:
-        """The same order once more: the same verdict, and an entry that has not gone out yet must be within limits."""
+    def _put_on_record(self, asked: Asked, *, row: Mapping[str, Any], situation: Situation, first: bool) -> Told:
+        """A reducing order that was dealt with already: its verdict once, and what is known of its order by now."""
+        done = asked.done
+        assert done is not None  # noqa: S101 - the caller asked
+        verdict = of_reduction(mode_of(situation.switches), None if done.reason is Reason.ALLOW else done.reason)
+        if row["recorded"]:
+            told = told_of(verdict, decision=None, verdict_id=done.verdict_id)
+        else:
+            told = self._record(asked, verdict, decision=None, situation=situation, now=row["at"], first=first)
+        if done.status is not None:
+            self._order(asked, told, limit=None)
+        return told
+
+    def _again(self, asked: Asked, *, first: First, row: Mapping[str, Any], situation: Situation) -> Told:
+        """The same order once more: the same verdict, and an entry that has not gone out yet is judged for that."""
+        order, has_order = asked.order, row["has_order"] or asked.order_id in self.sent
         told = replace(first.told, has_order=has_order)
-        if has_order or told.verdict == "deny" or not (asked.send or asked.done):
+        if has_order or told.verdict == "deny" or not asked.send or order.reduce_only:
             return told
-        if asked.order.reduce_only:
+        if order.client_order_id in self.firsts:  # judged a moment ago, by this very transaction
             return self._place(asked, told, situation=situation)
-        counted = bool(row["counted"]) or asked.order.client_order_id in self.firsts
-        book = replace(situation.book, orders_last_minute=situation.book.orders_last_minute - counted)
-        situation = replace(situation, book=book)
-        age = told.decision_age_s
-        age = None if age is None else age + (row["at"] - first.at).total_seconds()
-        verdict = judge_again(asked.order, authorised_age_s=age, situation=situation)
+        situation = replace(situation, book=without_own(situation.book, counted=bool(row["counted"])))
+        verdict = judge_again(order, authority_of(first, now=row["at"]), situation)
+        if (verdict.mode, tuple(verdict.reasons)) != (told.mode, told.reasons):
+            told = self._record(asked, verdict, decision=None, situation=situation, now=row["at"], first=False)
         if not verdict.allowed:
-            return self._record(asked, verdict, decision=None, situation=situation, now=row["at"], first=False)
-        self.book = with_order(asked.order, book, price=order_price(asked.order, situation.price))
+            return told
+        self.book = with_order(order, situation.book, price=order_price(order, situation.price))
         return self._place(asked, told, situation=situation)
 
     def _record(
@@ -105,15 +121,8 @@ class Verdicts:
         first: bool,
     ) -> Told:
         """Add a verdict to the chain."""
-        told = Told(
-            verdict=verdict.verdict,
-            would_have=verdict.would_have,
-            mode=verdict.mode,
-            reasons=tuple(reason.value for reason in verdict.reasons),
-            forecast_id=None if decision is None else decision.forecast_id,
-            decision_age_s=None if decision is None else decision.age_s,
-            verdict_id=uuid7() if asked.done is None else asked.done.verdict_id,
-        )
+        verdict_id = uuid7() if asked.done is None else asked.done.verdict_id
+        told = told_of(verdict, decision=decision, verdict_id=verdict_id)
         self.seq += 1
         columns = columns_of(asked, told, decision=decision, seq=self.seq, now=now, first=first)
         seen = {"decision": None if decision is None else decision_copy(decision), **seen_by(situation, asked.done)}
@@ -140,15 +149,15 @@ class Verdicts:
         )
 
     def _place(self, asked: Asked, told: Told, *, situation: Situation) -> Told:
-        """The order's own row, where it goes out now or has gone out."""
-        order, done = asked.order, asked.done
-        limit: Decimal | None = None
-        if done is not None and done.status is None:
+        """The row of an entry that goes out now, with the price it goes out at."""
+        if not asked.send or situation.price is None:
             return told
-        if done is None:
-            if not asked.send or order.reduce_only or situation.price is None:
-                return told
-            limit = collar_price(situation.price.price, order.side, situation.limits.price_collar_pct)
+        limit = collar_price(situation.price.price, asked.order.side, situation.limits.price_collar_pct)
+        self._order(asked, told, limit=limit)
+        return replace(told, limit_price=limit, has_order=True)
+
+    def _order(self, asked: Asked, told: Told, *, limit: Decimal | None) -> None:
+        order, done = asked.order, asked.done
         self.sent.add(asked.order_id)
         self.orders.append(
             {
@@ -167,7 +176,32 @@ class Verdicts:
                 "reason": "" if done is None else done.detail,
             }
         )
-        return replace(told, limit_price=limit, has_order=True)
+
+
+def told_of(verdict: Verdict, *, decision: StoredDecision | None, verdict_id: UUID) -> Told:
+    """A verdict as it is told."""
+    return Told(
+        verdict=verdict.verdict,
+        would_have=verdict.would_have,
+        mode=verdict.mode,
+        reasons=tuple(reason.value for reason in verdict.reasons),
+        forecast_id=None if decision is None else decision.forecast_id,
+        decision_age_s=None if decision is None else decision.age_s,
+        verdict_id=verdict_id,
+    )
+
+
+def authority_of(first: First, *, now: datetime) -> Authority:
+    """What a first verdict is worth now. One without a decision lives as long as one with a decision just made."""
+    told = first.told
+    against = tuple(Reason(code) for code in told.reasons if Reason(code).kind is Kind.POLICY)
+    age = (told.decision_age_s or 0) + (now - first.at).total_seconds()
+    return Authority(age, against if told.would_have == "deny" else ())
+
+
+def without_own(book: Book, *, counted: bool) -> Book:
+    """The book for an order whose own authorisation is counted in it."""
+    return replace(book, orders_last_minute=book.orders_last_minute - counted)
 
 
 def first_of(row: Mapping[str, Any]) -> First | None:

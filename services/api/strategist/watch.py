@@ -16,6 +16,7 @@ from libs.switches import order_gate_disabled, shadow_mode
 from libs.trading.broker.client import Broker
 from libs.trading.halt import HaltFile
 from libs.trading.halts import Position, copy_local, open_halt
+from services.api.strategist.cut_off import cut_off, superseded
 from services.api.strategist.halting import AWAY
 from services.api.strategist.panic_runner import PanicRouteSettings, PanicRunner, PanicState
 
@@ -63,15 +64,20 @@ class Watch:
             await asyncio.sleep(self._every_s)
 
     async def resume(self) -> None:
-        """Go on with an exit that was cut off, with longer and longer pauses where that does not finish it."""
+        """Go on with an exit that was cut off, with longer and longer pauses where that does not finish it.
+
+        One that a person re-armed from since is written down as over instead.
+        """
         if self._panic.runner.processes:
             return
-        if await asyncio.to_thread(self._panic.runner.cut_off) is None:
+        exit_id = await asyncio.to_thread(cut_off, self._state, self._panic.runner.environment)
+        if exit_id is None:
             self._pause_s = FIRST_PAUSE_S
         elif time.monotonic() >= self._resume_at:
-            self._panic.runner.resume()
             self._resume_at = time.monotonic() + self._pause_s
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+            if not await superseded(self._panic.engine, self._state, exit_id):
+                self._panic.runner.resume()
 
     async def copy(self) -> None:
         """Put into Postgres what this disk says about halts and exits."""

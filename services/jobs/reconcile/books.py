@@ -31,6 +31,7 @@ class Books:
             await connection.execute(sql.BY_INDEX_ONLY)
             state = (await connection.execute(sql.GROUND)).mappings().one()
             pending = (await connection.execute(sql.PENDING)).mappings().all()
+            spelled = tuple(await connection.scalars(sql.SPELLED))
         suspected = tuple(Difference.from_json(each) for each in state["suspected"])
         return Ground(
             begun=state["begun"],
@@ -39,6 +40,7 @@ class Books:
             fills_from=min([state["fills_from"], *(each.since for each in suspected)]),
             pending=tuple(Pending(**row) for row in pending),
             suspected=suspected,
+            spelled=spelled,
         )
 
     async def strangers_of(self, fills: Collection[Fill]) -> Collection[str]:

@@ -25,6 +25,8 @@ class Kind(StrEnum):
     """The broker has an order that is in no record of ours."""
     MISSING_ORDER = "MISSING_ORDER"
     """Our record has an open order that the broker denies."""
+    LATE_ORDER = "LATE_ORDER"
+    """An order of ours that was given up is at the broker after all."""
     POSITION_DIFFERS = "POSITION_DIFFERS"
     """The position is not what the fills of known orders make."""
     ACCOUNT_CHANGED = "ACCOUNT_CHANGED"
@@ -116,6 +118,12 @@ def missing_order(order_id: str, ticker: str, since: datetime) -> Difference:
     """An open order of ours that the broker denies."""
     detail = f"the broker does not know our open order {order_id} of {ticker}"
     return Difference(Kind.MISSING_ORDER, order_id, detail, since)
+
+
+def late_order(order: BrokerOrder, order_id: str, since: datetime) -> Difference:
+    """An order of ours that our record had given up, and that the broker has. There is no doubt about it."""
+    told = f"{order.side} {plain(order.qty)} {order.symbol} ({order_id}), {order.status}"
+    return Difference(Kind.LATE_ORDER, order_id, f"an order of ours that was given up is at the broker: {told}", since)
 
 
 def compare_positions(

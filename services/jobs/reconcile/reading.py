@@ -1,20 +1,25 @@
 """Reading the broker: orders first, then positions, account and clock, fills last.
 
 In this order an order that fills meanwhile is counted twice, as open and as held, and never not at all: limits that
-rest on it can only be too tight.
+rest on it can only be too tight. Calls whose order does not matter go out side by side: a reading is as old as its
+beginning, and a broker that takes seconds for each call must not make it too old for the gate.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import TypeVar
 from uuid import UUID
 
 from libs.trading.broker.client import Broker
 from libs.trading.broker.errors import BrokerError, BrokerRefused
-from libs.trading.broker.types import BrokerOrder, BrokerPosition, Fill
+from libs.trading.broker.types import Account, BrokerOrder, BrokerPosition, Fill, MarketClock
 from libs.trading.intent import broker_order_id
 from services.jobs.reconcile.differences import Difference, Kind
+
+T = TypeVar("T")
 
 NOT_FOUND = 404
 SUBMITTING = "submitting"
@@ -24,6 +29,8 @@ MARGIN = timedelta(minutes=1)
 """How far the broker's clock and ours may lie apart, and how late an order may show in a list."""
 ASKED_SINGLY = 3
 """Up to so many orders are asked for one by one; more of them are worth a list."""
+ASKED_AT_ONCE = 20
+"""So many orders that no list had are asked for in one reading: brokers count calls, and a reading has its limit."""
 
 
 class BrokerMovingError(BrokerError):
@@ -32,9 +39,10 @@ class BrokerMovingError(BrokerError):
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """An order that is open by our record, or on its way. `age_s` by the database's clock."""
+    """An order that is open by our record, or on its way; `age_s` since it changed, by the database's clock."""
 
     id: UUID
+    origin: str
     broker_id: str | None
     ticker: str
     status: str
@@ -47,6 +55,7 @@ class Ground:
     """Our record as it stood when the reading began, at `begun` by the database's clock.
 
     `account` and `reconciled_at` are None before the first reconciliation. `fills_from` is from when on fills are read.
+    `spelled` are pairs as our record writes them, `BTC/USD`.
     """
 
     begun: datetime
@@ -55,6 +64,7 @@ class Ground:
     fills_from: datetime
     pending: tuple[Pending, ...] = ()
     suspected: tuple[Difference, ...] = ()
+    spelled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +72,7 @@ class Reading:
     """What the broker says. `orders` by its ids: all open ones, and those that ended of late or that we asked for.
 
     `gone` are our open orders that it denies, `never_came` those on their way that never reached it. `first` is True
-    when this account was not read before.
+    when this account was not read before. `names` says how a pair is written here by how it may be written there.
     """
 
     account: str
@@ -72,6 +82,7 @@ class Reading:
     never_came: tuple[Pending, ...]
     positions: Mapping[str, BrokerPosition]
     fills: tuple[Fill, ...]
+    names: Mapping[str, str]
     equity: Decimal
     last_equity: Decimal
     market_open: bool
@@ -88,51 +99,74 @@ async def read_broker(broker: Broker, ground: Ground, strangers_of: StrangersOf)
     """
     orders = await read_orders(broker, ground)
     missing = await ask_for_missing(broker, ground, orders)
-    positions = await broker.positions()
-    account = await broker.account()
-    clock = await broker.clock()
+    positions, account, clock = await read_state(broker)
     fills = await broker.fills_after(ground.fills_from)
-    first = ground.account != broker.address.account
+    identity = f"{broker.address.name}:{account.account_number}"
+    first = ground.account != identity
+    # Orders of another account are not this one's to deny.
+    missing = () if first and ground.account is not None else missing
     if first:
         positions = await positions_between(broker, ground.fills_from, fills)
     else:
         unknown = set(await strangers_of(fills)) - orders.keys()
         orders.update({each.id: each for each in await ask_singly(broker, unknown)})
-    names = spellings([*(order.symbol for order in orders.values()), *(each.ticker for each in ground.pending)])
+    symbols = [order.symbol for order in orders.values()]
+    names = spellings([*ground.spelled, *(each.ticker for each in ground.pending), *symbols])
     return Reading(
-        account=broker.address.account,
+        account=identity,
         first=first,
-        orders=orders,
+        orders={each.id: replace(each, symbol=names.get(each.symbol, each.symbol)) for each in orders.values()},
         gone=tuple(each for each in missing if each.status != SUBMITTING),
         never_came=tuple(each for each in missing if each.status == SUBMITTING),
         positions={each.symbol: each for each in respell(positions, names)},
         fills=tuple(fills),
+        names=names,
         equity=account.equity,
         last_equity=account.last_equity,
         market_open=clock.is_open,
     )
 
 
+async def read_state(broker: Broker) -> tuple[Sequence[BrokerPosition], Account, MarketClock]:
+    """Positions, account and clock.
+
+    Raises the first failure, once all three have ended.
+    """
+    positions, account, clock = await asyncio.gather(
+        broker.positions(), broker.account(), broker.clock(), return_exceptions=True
+    )
+    return answered(positions), answered(account), answered(clock)
+
+
+def answered(answer: T | BaseException) -> T:
+    """A call's answer, or its failure, raised."""
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
 async def read_orders(broker: Broker, ground: Ground) -> dict[str, BrokerOrder]:
     """All open orders, and those of late: sent since the last reconciliation, or ended since then."""
-    orders = {order.id: order for order in await broker.open_orders()}
     since = (ground.reconciled_at or ground.begun) - MARGIN
+    opened, lately = await asyncio.gather(broker.open_orders(), broker.orders_after(since), return_exceptions=True)
+    orders = {order.id: order for order in (*answered(opened), *answered(lately))}
     ended = [each for each in not_among(orders.values(), ground.pending) if each.broker_id is not None]
     if len(ended) > ASKED_SINGLY:
-        since = min(since, min(each.created_at for each in ended) - MARGIN)
-    orders.update({order.id: order for order in await broker.orders_after(since)})
+        oldest = min(each.created_at for each in ended) - MARGIN
+        orders.update({order.id: order for order in await broker.orders_after(oldest)})
     return orders
 
 
 async def ask_for_missing(broker: Broker, ground: Ground, orders: dict[str, BrokerOrder]) -> list[Pending]:
     """Ask for each order that no list had; what the broker knows goes into `orders`, what it denies comes back.
 
-    An order that is on its way for less than `SUBMITTING_FOR_S` is left alone.
+    An order that is on its way for less than `SUBMITTING_FOR_S` is left alone, and so are those beyond `ASKED_AT_ONCE`
+    until the next time.
     """
     denied: list[Pending] = []
-    for each in not_among(orders.values(), ground.pending):
-        if each.status == SUBMITTING and each.age_s < SUBMITTING_FOR_S:
-            continue
+    unlisted = not_among(orders.values(), ground.pending)
+    due = [each for each in unlisted if each.status != SUBMITTING or each.age_s >= SUBMITTING_FOR_S]
+    for each in due[:ASKED_AT_ONCE]:
         found = await (
             broker.order_by_client_id(broker_order_id(each.id))
             if each.broker_id is None

@@ -58,6 +58,7 @@ class Reconciler:
         self._books = Books(engine)
         self._every_s = every_s
         self._limit_s = limit_s
+        self._account: str | None = None
         self._away: str | None = NOT_READ
         self._away_since = datetime.now(UTC)
 
@@ -94,7 +95,7 @@ class Reconciler:
             return Degraded("the broker was never reconciled; entries are refused until it is")
         if state["age_s"] > STALE_AFTER_S:
             return Degraded(f"last done {state['age_s']:.0f} s ago; entries are refused")
-        if state["account"] != self._broker.address.account:
+        if self._account is not None and state["account"] != self._account:
             return Degraded("another broker or account was read last; entries are refused")
         if state["suspected"]:
             return Degraded(f"{state['suspected']} differences seen once; the next reconciliation tells")
@@ -118,8 +119,8 @@ class Reconciler:
         """Whether another process reconciled this broker within the last half pace."""
         if ground.reconciled_at is None:
             return False
-        same = ground.account == self._broker.address.account
-        return same and (ground.begun - ground.reconciled_at).total_seconds() < self._every_s / 2
+        age = (ground.begun - ground.reconciled_at).total_seconds()
+        return ground.account == self._account and age < self._every_s / 2
 
     async def _read(self, ground: Ground) -> Reading | None:
         try:
@@ -134,6 +135,7 @@ class Reconciler:
 
     async def _write(self, ground: Ground, reading: Reading) -> Written | None:
         self._heard()
+        self._account = reading.account
         try:
             written = await self._books.write(ground, reading)
         except OvertakenError as error:

@@ -4,6 +4,7 @@ from sqlalchemy import text
 
 FINAL = "('filled', 'canceled', 'expired', 'rejected', 'replaced', 'done_for_day', 'not_sent')"
 """What an order ends as; `orders_open` is an index on the others."""
+DENIED = "the broker does not know it any more"
 
 
 def rows_of(columns: str) -> str:
@@ -26,10 +27,23 @@ GROUND = text(
     """
 )
 
+# How pairs are written in orders. A position's last order may be years old; its row knows, and so do the forecasts'
+# heads, one row a series. Of the orders only the latest are looked at.
+SPELLED = text(
+    """
+    select ticker from positions where ticker like '%/%'
+    union select ticker from forecast_heads where ticker like '%/%'
+    union select ticker from (select ticker from orders order by created_at desc, id limit 1000) as lately
+      where ticker like '%/%'
+    """
+)
+
+# An exit that is tried again is on its way anew: updated_at says since when.
 PENDING = text(
     f"""
-    select id, broker_id, ticker, status, created_at, cast(extract(epoch from now() - created_at) as float8) as age_s
-    from orders where status not in {FINAL}
+    select id, origin, broker_id, ticker, status, created_at,
+      cast(extract(epoch from now() - updated_at) as float8) as age_s
+    from orders where status not in {FINAL} order by created_at, id
     """
 )
 
@@ -42,9 +56,12 @@ NOW_STORED = text(
     """
 )
 
+# late: our record had given it up, and never with the broker's own word.
 KNOWN = text(
     f"""
-    select r.broker_id, coalesce(own.id, seen.id) as id
+    select r.broker_id, coalesce(own.id, seen.id) as id,
+      coalesce(own.broker_id is null and own.status in ('not_sent', 'rejected'), false)
+        or coalesce(own.reason, seen.reason) = '{DENIED}' as late
     from {rows_of("id uuid, broker_id text")}
     left join orders own on own.id = r.id
     left join orders seen on seen.broker_id = r.broker_id
@@ -60,20 +77,25 @@ STRANGERS = text(
     """
 )
 
-# A row that changed after the reading began knows better; it is read again next time.
+# A row that changed after the reading began knows better; it is read again next time. An order by amount of money has
+# no quantity but what it filled.
 UPDATE_ORDERS = text(
     f"""
     update orders o
     set status = r.status, filled_qty = r.filled_qty, filled_avg_price = r.filled_avg_price, broker_id = r.broker_id,
-      limit_price = coalesce(o.limit_price, r.limit_price), updated_at = now()
+      qty = greatest(o.qty, r.qty),
+      limit_price = case when not r.market then coalesce(o.limit_price, r.limit_price) end,
+      reason = case when r.late then 'given up, and at the broker after all' else o.reason end, updated_at = now()
     from {
         rows_of(
-            "id uuid, broker_id text, status text, filled_qty numeric, filled_avg_price numeric, limit_price numeric"
+            "id uuid, broker_id text, status text, qty numeric, filled_qty numeric, filled_avg_price numeric, "
+            "limit_price numeric, market boolean, late boolean"
         )
     }
     where o.id = r.id and (o.broker_id is null or o.updated_at < :begun)
-      and (o.status, o.filled_qty, o.filled_avg_price, o.broker_id)
-        is distinct from (r.status, r.filled_qty, r.filled_avg_price, r.broker_id)
+      and (o.status, o.filled_qty, o.filled_avg_price, o.broker_id, o.qty)
+        is distinct from (r.status, r.filled_qty, r.filled_avg_price, r.broker_id, greatest(o.qty, r.qty))
+    returning o.id
     """
 )
 
@@ -91,34 +113,6 @@ INSERT_ORDERS = text(
         )
     }
     on conflict do nothing
-    """
-)
-
-# A close that got no answer may have arrived all the same. The broker names such orders itself, so its form has to
-# tell: the same ticker, side and quantity, at the market, sent before the exit's row was stored. Equal ones pair up in
-# order.
-CLAIM_EXITS = text(
-    f"""
-    with lost as (
-      select id, ticker, side, qty, created_at,
-        row_number() over (partition by ticker, side, qty order by created_at, id) as n
-      from orders where origin = 'exit' and broker_id is null and status in ('submitting', 'not_sent')
-        and created_at > now() - interval '1 day'
-    ), found as (
-      select r.*, row_number() over (partition by ticker, side, qty order by created_at, broker_id) as n
-      from {
-        rows_of(
-            "broker_id text, ticker text, side text, qty numeric, status text, filled_qty numeric, "
-            "filled_avg_price numeric, created_at timestamptz"
-        )
-    }
-    )
-    update orders o set broker_id = found.broker_id, status = found.status, filled_qty = found.filled_qty,
-      filled_avg_price = found.filled_avg_price, updated_at = now()
-    from lost join found using (ticker, side, qty, n)
-    where o.id = lost.id
-      and found.created_at between lost.created_at - interval '1 hour' and lost.created_at + interval '1 minute'
-    returning o.broker_id
     """
 )
 
@@ -151,7 +145,7 @@ NOT_SENT = text(
 )
 GIVE_UP_MISSING = text(
     f"""
-    update orders set status = 'canceled', reason = 'the broker does not know it any more', updated_at = now()
+    update orders set status = 'canceled', reason = '{DENIED}', updated_at = now()
     where id = any(cast(:ids as uuid[])) and status not in {FINAL} and updated_at < :begun
     """
 )
@@ -192,10 +186,16 @@ UPSERT_STATE = text(
     """
 )
 
+# The same words again within the hour are no news: two processes on different accounts would else say so every round.
 INSERT_DIFFERENCES = text(
     f"""
     insert into differences (kind, subject, detail) select kind, subject, detail
     from {rows_of("kind text, subject text, detail text")}
-    returning id
+    where not exists (
+      select from (select * from differences order by id desc limit 1000) as lately
+      where (lately.kind, lately.subject, lately.detail) = (r.kind, r.subject, r.detail)
+        and lately.at > now() - interval '1 hour'
+    )
+    returning id, kind, subject, detail
     """
 )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -14,19 +15,23 @@ from libs.trading.broker.types import BrokerOrder
 from libs.trading.intent import BROKER_PREFIX
 from services.jobs.reconcile import statements as sql
 from services.jobs.reconcile.differences import (
+    ZERO,
     Difference,
     Fill,
     Kind,
     Settled,
     adopt,
     compare_positions,
+    late_order,
     missing_order,
     sort_out,
     unknown_order,
 )
-from services.jobs.reconcile.reading import Ground, Pending, Reading
+from services.jobs.reconcile.exits import MARKET, ExitClaims
+from services.jobs.reconcile.reading import SUBMITTING, Ground, Pending, Reading
 
 NAMED_IN_ALERT = 5
+REJECTED = "rejected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ class Update:
         self._connection = connection
         self._ground = ground
         self._reading = reading
+        self._exits = ExitClaims(connection)
+        self._late: list[Difference] = []
 
     async def run(self) -> Written:
         """Orders, then fills, then positions, then what differed."""
@@ -63,7 +70,7 @@ class Update:
         positions = sort_out(differing, ground.suspected)
         kept = adopt(found, {each.subject for each in positions.confirmed})
         await self._store_positions(kept)
-        confirmed = (*self._other_account(), *orders.confirmed, *positions.confirmed)
+        confirmed = (*self._other_account(), *self._late, *orders.confirmed, *positions.confirmed)
         suspected = (*orders.suspected, *positions.suspected)
         await self._store_state(suspected)
         await self._name(confirmed)
@@ -86,14 +93,20 @@ class Update:
         """Bring the orders we know up to date; returns how many changed, and the orders that nobody here sent."""
         orders = self._reading.orders
         await self._connection.execute(sql.CLAIM_PANIC)
+        if any(each.origin == "exit" and each.status == SUBMITTING for each in self._ground.pending):
+            await self._exits.take_back()
         if not orders:
             return 0, []
         asked = [{"id": own_id(order), "broker_id": order.id} for order in orders.values()]
-        known: dict[str, UUID] = {row.broker_id: row.id for row in await self._rows(sql.KNOWN, asked)}
-        rows = [row_of(orders[broker_id]) | {"id": order_id} for broker_id, order_id in known.items()]
-        changed = await self._rows(sql.UPDATE_ORDERS, rows, begun=self._ground.begun)
+        known: dict[str, Any] = {row.broker_id: row for row in await self._rows(sql.KNOWN, asked)}
+        rows = [row_of(orders[broker_id]) | {"id": row.id, "late": row.late} for broker_id, row in known.items()]
+        changed = {row.id for row in await self._rows(sql.UPDATE_ORDERS, rows, begun=self._ground.begun)}
+        late = ((orders[broker_id], row.id) for broker_id, row in known.items() if row.late and row.id in changed)
+        self._late = [
+            late_order(order, str(order_id), self._ground.begun) for order, order_id in late if order.status != REJECTED
+        ]
         strangers = [order for order in orders.values() if order.id not in known]
-        return changed.rowcount, await self._without_own(strangers)
+        return len(changed), await self._without_own(strangers)
 
     async def _without_own(self, strangers: list[BrokerOrder]) -> list[BrokerOrder]:
         """Record the orders that a panic exit sent, exits that got no answer, and those of an account just met.
@@ -112,8 +125,8 @@ class Update:
         return []
 
     async def _without_exits(self, strangers: list[BrokerOrder]) -> list[BrokerOrder]:
-        rows = [row_of(order) for order in strangers if may_be_exit(order)]
-        claimed = {row.broker_id for row in await self._rows(sql.CLAIM_EXITS, rows)} if rows else set[str]()
+        seen = {each.subject for each in self._ground.suspected if each.kind is Kind.UNKNOWN_ORDER}
+        claimed = await self._exits.claim(strangers, seen_before=seen)
         return [order for order in strangers if order.id not in claimed]
 
     async def _insert_orders(self, orders: Iterable[BrokerOrder], *, origin: str) -> None:
@@ -159,14 +172,21 @@ class Update:
             for fill in self._reading.fills
         ]
         stored = await self._rows(sql.INSERT_FILLS, rows, all=self._reading.first)
-        return [Fill(row.ticker, row.qty if row.side == "buy" else -row.qty, row.at) for row in stored]
+        names = self._reading.names
+        return [
+            Fill(names.get(row.ticker, row.ticker), row.qty if row.side == "buy" else -row.qty, row.at)
+            for row in stored
+        ]
 
     async def _compare(self, fills: Sequence[Fill]) -> tuple[list[Settled], list[Difference]]:
         actual = self._reading.positions
         if self._reading.first:  # what was before us explains what is there
             expected = {ticker: position.qty for ticker, position in actual.items()}
             return compare_positions(actual, expected, (), self._ground.begun)
-        expected = {row.ticker: row.expected_qty for row in await self._connection.execute(sql.EXPECTED)}
+        expected: dict[str, Decimal] = {}
+        for row in await self._connection.execute(sql.EXPECTED):  # what was stored under another spelling moves over
+            ticker = self._reading.names.get(row.ticker, row.ticker)
+            expected[ticker] = expected.get(ticker, ZERO) + row.expected_qty
         return compare_positions(actual, expected, fills, self._ground.begun)
 
     async def _store_positions(self, positions: Collection[Settled]) -> None:
@@ -195,12 +215,15 @@ class Update:
         return [Difference(Kind.ACCOUNT_CHANGED, now, detail, self._ground.begun)]
 
     async def _name(self, confirmed: Sequence[Difference]) -> None:
-        """Put differences on record, and have the desk told: one alert for all of them."""
+        """Put differences on record, and have the desk told: one alert for all of them that are news."""
         if not confirmed:
             return
-        ids = await self._rows(sql.INSERT_DIFFERENCES, [each.as_json() for each in confirmed])
-        key = f"reconciliation:{min(row.id for row in ids)}"
-        await raise_alert(self._connection, key=key, kind="reconciliation", text=told(confirmed))
+        stored = await self._rows(sql.INSERT_DIFFERENCES, [each.as_json() for each in confirmed])
+        new: dict[tuple[str, str, str], int] = {(row.kind, row.subject, row.detail): row.id for row in stored}
+        news = [each for each in confirmed if (each.kind.value, each.subject, each.detail) in new]
+        if news:
+            key = f"reconciliation:{min(new.values())}"
+            await raise_alert(self._connection, key=key, kind="reconciliation", text=told(news))
 
 
 def told(confirmed: Sequence[Difference]) -> str:
@@ -220,11 +243,6 @@ def own_id(order: BrokerOrder) -> UUID | None:
         return None
 
 
-def may_be_exit(order: BrokerOrder) -> bool:
-    """Whether an order looks like the close of a position: at the market, and named by the broker."""
-    return order.type == "market" and not order.client_order_id.startswith(BROKER_PREFIX)
-
-
 def id_of(order: BrokerOrder) -> UUID:
     """The id a found order is recorded under: ours, else the broker's own where that is a UUID, else one made of it."""
     own = own_id(order)
@@ -237,14 +255,19 @@ def id_of(order: BrokerOrder) -> UUID:
 
 
 def row_of(order: BrokerOrder) -> dict[str, Any]:
-    """An order as the columns that come from the broker."""
+    """An order as the columns that come from the broker.
+
+    One by amount of money has no quantity, and then what it filled is one; one at the market has no limit.
+    """
+    market = order.type == MARKET
     return {
         "broker_id": order.id,
         "client_order_id": order.client_order_id,
         "ticker": order.symbol,
         "side": order.side,
-        "qty": order.qty,
-        "limit_price": order.limit_price,
+        "qty": max(order.qty, order.filled_qty),
+        "limit_price": None if market else order.limit_price,
+        "market": market,
         "status": order.status,
         "filled_qty": order.filled_qty,
         "filled_avg_price": order.filled_avg_price,

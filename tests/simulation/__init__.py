@@ -1,0 +1,1 @@
+"""Seeded simulations of the whole way of an order and of a panic exit, on a virtual clock."""
