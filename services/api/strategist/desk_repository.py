@@ -13,16 +13,16 @@ from libs.trading.types import Order
 CONNECT_S = 5.0
 
 # Everything that permits an entry is read and written behind this lock, so that no two verdicts of any process rest on
-# the same state. A verdict is only told once it is on disk. The reads are by key whatever the planner's statistics say;
-# the large one is planned once, the one of the forecasts anew for the partitions that it needs.
-BEGIN = "begin; select pg_advisory_xact_lock(hashtext('gate')); set local plan_cache_mode = force_generic_plan"
-PLAN_ANEW = "set local plan_cache_mode = force_custom_plan"
+# the same state. A verdict is only told once it is on disk. The reads are by key whatever the planner's statistics say,
+# and each is planned once.
+BEGIN = "begin; select pg_advisory_xact_lock(hashtext('gate'))"
 SESSION = {
     "application_name": "lexi-api-gate",
     "timezone": "UTC",
     "jit": "off",
     "synchronous_commit": "on",
     "enable_seqscan": "off",
+    "plan_cache_mode": "force_generic_plan",
     "default_transaction_isolation": "read committed",
     # Whoever holds the lock and freezes, or is cut off, must not stop every entry of the house for long.
     "client_connection_check_interval": "1s",
@@ -98,16 +98,17 @@ order by asked.n
 """
 
 # A forecast of a live feed ends; one of history that is replayed was written long after its end, and does not.
-# The forecasts of these heads: $1 ids, $2 their moments, by which a plan leaves all other partitions alone, $3 now.
+# The forecasts of these heads: $1 ids, $2 now. Their moments stand in the text, so that the plan, which is kept, leaves
+# all other partitions alone; the forecasts of a tick share one.
 READ_FORECASTS = """
 select f.id as forecast_id, f.ticker as forecast_ticker, f.features #> '{llm,policy}' as policy,
   f.features #>> '{llm,inputs,signal,side}' as side,
-  cast(extract(epoch from $3 - f.judged_at) as float8) as age_s,
+  cast(extract(epoch from $2 - f.judged_at) as float8) as age_s,
   coalesce((f.feed like 'ccxt:%' or f.ts < cast(f.features ->> 'ends_at' as timestamptz))
-    and $3 > cast(f.features ->> 'ends_at' as timestamptz), false) as past_due,
+    and $2 > cast(f.features ->> 'ends_at' as timestamptz), false) as past_due,
   used.client_order_id as used_by
 from forecasts f left join authorisations used on used.forecast_id = f.id
-where f.id = any($1::uuid[]) and f.as_of = any($2::timestamptz[])
+where f.id = any($1::uuid[]) and f.as_of in ({moments})
 """
 
 NO_FORECAST = dict.fromkeys(("forecast_id", "forecast_ticker", "policy", "side", "age_s", "past_due", "used_by"))
@@ -224,11 +225,9 @@ class DeskTransaction:
         heads = {row["head_id"]: row["as_of"] for row in rows if row["head_id"] is not None}
         found: list[Any] = []
         if heads:
-            moments = list(set(heads.values()))
-            await self._connection.execute(PLAN_ANEW, timeout=self._timeout_s)
-            found = await self._connection.fetch(
-                READ_FORECASTS, list(heads), moments, rows[0]["at"], timeout=self._timeout_s
-            )
+            moments = ", ".join(f"'{moment.isoformat()}'::timestamptz" for moment in sorted(set(heads.values())))
+            query = READ_FORECASTS.replace("{moments}", moments)
+            found = await self._connection.fetch(query, list(heads), rows[0]["at"], timeout=self._timeout_s)
         forecasts = {row["forecast_id"]: dict(row) for row in found}
         return [{**row, **forecasts.get(row["head_id"], NO_FORECAST)} for row in rows]
 
