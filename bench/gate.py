@@ -32,8 +32,8 @@ from libs.telemetry import configure
 from libs.trading.gate import Situation, judge
 from libs.trading.limits import Limits, Terms
 from libs.trading.types import Book, Holding, LastPrice, Order, StoredDecision, SwitchState
-from services.api.strategist.desk import Desk, GateTerms
-from services.api.strategist.record import Asked, Told
+from services.api.strategist.desk.desk import Desk, GateTerms
+from services.api.strategist.desk.record import Asked, Told
 from tools.local_stack.postgres import EmbeddedPostgres
 
 PER_SECOND = 200

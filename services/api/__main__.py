@@ -7,7 +7,7 @@ from libs.service_settings import ListenSettings
 from libs.settings import load
 from services.api.app import open_app
 from services.api.settings import ApiSettings
-from services.api.strategist.cut_off import resume_first
+from services.api.strategist.stopping.cut_off import resume_first
 
 
 async def main(stop: asyncio.Event) -> None:

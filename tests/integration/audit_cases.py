@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.trading.limits import Limits, Terms
 from libs.trading.types import Order
-from services.api.strategist.desk import Desk, GateTerms
-from services.api.strategist.record import Asked
+from services.api.strategist.desk.desk import Desk, GateTerms
+from services.api.strategist.desk.record import Asked
 
 
 @asynccontextmanager

@@ -15,9 +15,9 @@ from libs.trading.broker.client import Broker
 from libs.trading.intent import intent_id
 from libs.trading.journal import Journal
 from libs.trading.types import Order
-from services.api.strategist.exit_memory import CLOSING
-from services.api.strategist.exit_types import Exit, written
-from services.api.strategist.exits import Exits
+from services.api.strategist.exits.exits import Exits
+from services.api.strategist.exits.memory import CLOSING
+from services.api.strategist.exits.types import Exit, written
 from tests.integration.api_app import until
 from tests.integration.desk_cases import an_order
 from tests.integration.paper_server import Paper, paper_broker

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.trading.audit.links import START, Link
 from libs.trading.audit.verification import Verified, verify
-from services.api.strategist.desk import Desk
+from services.api.strategist.desk.desk import Desk
 from tests.integration.audit_cases import change, open_desk, tell
 
 ROOT = Path(__file__).parents[2]

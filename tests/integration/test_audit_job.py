@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
-from services.api.strategist.desk import Desk
+from services.api.strategist.desk.desk import Desk
 from services.jobs.chain import ChainCheck
 from tests.integration.audit_cases import change, open_desk, tell
 

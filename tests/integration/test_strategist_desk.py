@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from libs.trading.chain import GENESIS, link
 from libs.trading.limits import Limits, Terms
 from libs.trading.reasons import Reason
-from services.api.strategist.desk import Desk, GateTerms, NoVerdict
-from services.api.strategist.desk_repository import DeskConnection
-from services.api.strategist.record import Asked, Told
+from services.api.strategist.desk.desk import Desk, GateTerms, NoVerdict
+from services.api.strategist.desk.record import Asked, Told
+from services.api.strategist.desk.repository import DeskConnection
 from tests.integration.api_app import database_away, until
 from tests.integration.desk_cases import ACCOUNT, MODEL, Judged, an_order, reconciled, store, turn
 from tools.local_stack.postgres import EmbeddedPostgres

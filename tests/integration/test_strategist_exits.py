@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from libs.trading.broker.client import Broker
 from libs.trading.journal import Journal
 from libs.trading.reasons import Reason
-from services.api.strategist.exit_copier import Copier
-from services.api.strategist.exit_elsewhere import Recorded
-from services.api.strategist.exits import Exits
+from services.api.strategist.exits.copier import Copier
+from services.api.strategist.exits.elsewhere import Recorded
+from services.api.strategist.exits.exits import Exits
 from tests.integration.api_app import database_away, until
 from tests.integration.desk_cases import reconciled
 from tests.integration.exit_cases import (

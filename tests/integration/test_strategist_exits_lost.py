@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from libs.trading.broker.client import Broker
-from services.api.strategist.exits import Exits
+from services.api.strategist.exits.exits import Exits
 from tests.integration.api_app import until
 from tests.integration.exit_cases import (
     CLOSE,

@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.trading.broker.client import Broker
 from libs.trading.intent import intent_id
-from services.api.strategist.desk import Desk
-from services.api.strategist.exit_copier import AWAY_AFTER, Copier, copy_exits
-from services.api.strategist.exit_elsewhere import Recorded
-from services.api.strategist.exits import Exits
+from services.api.strategist.desk.desk import Desk
+from services.api.strategist.exits.copier import AWAY_AFTER, Copier, copy_exits
+from services.api.strategist.exits.elsewhere import Recorded
+from services.api.strategist.exits.exits import Exits
 from tests.integration.api_app import database_away, until
 from tests.integration.exit_cases import Clock, an_exit, holding_broker, sold, way_to
 from tests.integration.paper_server import Paper

@@ -29,9 +29,9 @@ from libs.trading.journal import Journal
 from libs.trading.panic.opening import LOCK_NAME
 from libs.trading.panic.report import JOURNAL_NAME
 from services.api.strategist import panic
-from services.api.strategist.cut_off import AT_WORK, cut_off, resume_first, superseded
-from services.api.strategist.panic_runner import PanicRouteSettings, PanicRunner, PanicState
-from services.api.strategist.watch import Watch, open_panic
+from services.api.strategist.stopping.cut_off import AT_WORK, cut_off, resume_first, superseded
+from services.api.strategist.stopping.runner import PanicRouteSettings, PanicRunner, PanicState
+from services.api.strategist.stopping.watch import Watch, open_panic
 from tests.integration.broker_wire import ORDER, POSITION, BrokerWire, broker_wire
 from tests.integration.strategist_app import Desk, desk_of
 

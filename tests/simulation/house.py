@@ -26,11 +26,11 @@ from libs.trading.panic.ground import Patience
 from libs.trading.panic.record import Request
 from libs.trading.panic.report import JOURNAL_NAME
 from services.api.deps import ApiState
-from services.api.strategist.desk import Desk, GateTerms
+from services.api.strategist.desk.desk import Desk, GateTerms
 from services.api.strategist.entries import OrderBody, gate, orders
-from services.api.strategist.exit_copier import copy_exits
-from services.api.strategist.exit_elsewhere import Recorded
-from services.api.strategist.exits import Exits
+from services.api.strategist.exits.copier import copy_exits
+from services.api.strategist.exits.elsewhere import Recorded
+from services.api.strategist.exits.exits import Exits
 from services.api.strategist.state import Strategist, learn_account
 from services.api.strategist.submission import Submission
 from services.jobs.reconcile.reconciler import Reconciler

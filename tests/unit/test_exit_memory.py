@@ -15,9 +15,9 @@ from libs.trading.intent import intent_id
 from libs.trading.journal import Entry, Journal
 from libs.trading.reasons import Reason
 from libs.trading.types import Order
-from services.api.strategist.exit_journal import ExitJournal
-from services.api.strategist.exit_memory import CLOSING, COPIED, DONE, Memory, holder
-from services.api.strategist.exit_types import Exit, copied_mark, written
+from services.api.strategist.exits.journal import ExitJournal
+from services.api.strategist.exits.memory import CLOSING, COPIED, DONE, Memory, holder
+from services.api.strategist.exits.types import Exit, copied_mark, written
 from services.api.strategist.words import printable
 
 AT = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)

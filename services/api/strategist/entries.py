@@ -17,9 +17,9 @@ from libs.trading.intent import intent_id
 from libs.trading.reasons import Reason
 from libs.trading.types import Answer, Mode, Order
 from services.api.deps import State
-from services.api.strategist.desk import NoVerdict
-from services.api.strategist.exits import Exit
-from services.api.strategist.record import Asked, Told
+from services.api.strategist.desk.desk import NoVerdict
+from services.api.strategist.desk.record import Asked, Told
+from services.api.strategist.exits.exits import Exit
 from services.api.strategist.state import Strategist
 from services.api.strategist.submission import HALTED, NOT_SENT, REJECTED, Placed
 

@@ -14,8 +14,8 @@ from libs.problems import BadGateway, Conflict, Forbidden, NotFound, Unavailable
 from libs.trading.journal import Entry
 from libs.trading.panic.report import result_of, steps_of
 from libs.trading.rearm import CannotTell, RearmRefused, rearm
-from services.api.strategist.halting import HaltState, copied_entries, halt_state
-from services.api.strategist.panic_runner import NoAnswer, PanicState
+from services.api.strategist.stopping.halting import HaltState, copied_entries, halt_state
+from services.api.strategist.stopping.runner import NoAnswer, PanicState
 from services.api.strategist.words import Words
 
 MOST_MINUTES = 60 * 24 * 365

@@ -16,13 +16,13 @@ from libs.trading.broker.errors import BrokerError
 from libs.trading.broker.settings import BrokerSettings
 from libs.trading.halt import EntryLock
 from libs.trading.limits import GateSettings
-from services.api.strategist.desk import Desk, DeskSettings, GateTerms
-from services.api.strategist.exit_copier import copy_exits
-from services.api.strategist.exit_elsewhere import Recorded
-from services.api.strategist.exits import Exits
-from services.api.strategist.panic_runner import PanicState
+from services.api.strategist.desk.desk import Desk, DeskSettings, GateTerms
+from services.api.strategist.exits.copier import copy_exits
+from services.api.strategist.exits.elsewhere import Recorded
+from services.api.strategist.exits.exits import Exits
+from services.api.strategist.stopping.runner import PanicState
+from services.api.strategist.stopping.watch import open_panic
 from services.api.strategist.submission import Submission
-from services.api.strategist.watch import open_panic
 
 ASK_EVERY_S = 1.0
 EXITS_END_WITHIN_S = 6.0

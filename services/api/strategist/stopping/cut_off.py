@@ -26,8 +26,8 @@ from libs.trading.journal import Entry, Journal
 from libs.trading.panic.alarm import ended_key
 from libs.trading.panic.opening import LOCK_NAME
 from libs.trading.panic.report import JOURNAL_NAME, result_of, unfinished, whose
-from services.api.strategist.halting import AWAY
-from services.api.strategist.panic_child import RESUME, Child
+from services.api.strategist.stopping.child import RESUME, Child
+from services.api.strategist.stopping.halting import AWAY
 
 ASK_WITHIN_S = 2.0
 

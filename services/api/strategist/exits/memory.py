@@ -9,7 +9,7 @@ import structlog
 
 from libs.trading.intent import intent_id
 from libs.trading.journal import Entry
-from services.api.strategist.exit_types import Exit, Name, read_exit, read_mark
+from services.api.strategist.exits.types import Exit, Name, read_exit, read_mark
 
 CLOSING, DONE, COPIED = "closing", "done", "copied"
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError)

@@ -9,7 +9,7 @@ from libs.switches import CAUTIOUS
 from libs.trading.gate import Situation
 from libs.trading.limits import Limits, Terms
 from libs.trading.types import Book, Holding, LastPrice, PolicyStatus, SignalSide, StoredDecision, SwitchState
-from services.api.strategist.desk_repository import Row
+from services.api.strategist.desk.repository import Row
 
 MAX_ACCOUNT_AGE_S = 30.0
 """How old the last reconciliation may be for the limits to rest on it; it comes round every 5 s."""

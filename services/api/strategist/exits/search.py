@@ -11,8 +11,8 @@ import structlog
 from libs.trading.broker.client import Broker
 from libs.trading.broker.errors import BrokerError
 from libs.trading.types import Order
-from services.api.strategist.exit_memory import Memory
-from services.api.strategist.exit_types import CLOCKS_DIFFER, Exit, answered, form_of, may_be_close_of
+from services.api.strategist.exits.memory import Memory
+from services.api.strategist.exits.types import CLOCKS_DIFFER, Exit, answered, form_of, may_be_close_of
 from services.api.strategist.submission import LOOK_AGAIN_S
 
 LOOK_S = 10.0

@@ -24,10 +24,10 @@ from libs.trading.intent import intent_id, plain
 from libs.trading.journal import Entry, utc_now
 from libs.trading.reasons import Reason
 from libs.trading.types import ZERO, Order
-from services.api.strategist.exit_journal import ExitJournal
-from services.api.strategist.exit_memory import Memory
-from services.api.strategist.exit_search import Search
-from services.api.strategist.exit_types import (
+from services.api.strategist.exits.journal import ExitJournal
+from services.api.strategist.exits.memory import Memory
+from services.api.strategist.exits.search import Search
+from services.api.strategist.exits.types import (
     GIVEN_UP,
     Exit,
     Name,

@@ -11,7 +11,7 @@ from libs.trading.broker.types import BrokerOrder
 from libs.trading.intent import BROKER_PREFIX, plain
 from libs.trading.reasons import Reason
 from libs.trading.types import ZERO, Order
-from services.api.strategist.record import ExitRecord
+from services.api.strategist.desk.record import ExitRecord
 from services.api.strategist.submission import NOT_SENT, REJECTED, SUBMITTING
 from services.api.strategist.words import printable
 

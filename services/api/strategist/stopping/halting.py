@@ -15,7 +15,7 @@ from libs.trading.halt import Halt
 from libs.trading.halts import HaltRow, open_halts
 from libs.trading.journal import Entry
 from libs.trading.panic.report import begun, joined
-from services.api.strategist.panic_runner import PanicState
+from services.api.strategist.stopping.runner import PanicState
 
 AWAY = (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
 """What reading from a database that is away raises."""

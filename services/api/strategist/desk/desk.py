@@ -20,10 +20,10 @@ from libs.trading.halt import HaltFile
 from libs.trading.limits import Limits, Terms
 from libs.trading.reasons import Reason
 from libs.trading.types import Mode
-from services.api.strategist.desk_repository import DeskConnection, DeskTransaction
-from services.api.strategist.reading import decision_of, situation_of
-from services.api.strategist.record import Asked, Told
-from services.api.strategist.verdicts import Verdicts
+from services.api.strategist.desk.reading import decision_of, situation_of
+from services.api.strategist.desk.record import Asked, Told
+from services.api.strategist.desk.repository import DeskConnection, DeskTransaction
+from services.api.strategist.desk.verdicts import Verdicts
 
 MOST_AT_ONCE = 64
 MOST_WAITING = 1024

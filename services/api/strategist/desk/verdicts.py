@@ -27,7 +27,7 @@ from libs.trading.gate import (
 from libs.trading.intent import collar_price, plain
 from libs.trading.reasons import Kind, Reason
 from libs.trading.types import Book, Order, StoredDecision
-from services.api.strategist.record import Asked, Told, as_id, as_moment, columns_of, decision_copy, seen_by
+from services.api.strategist.desk.record import Asked, Told, as_id, as_moment, columns_of, decision_copy, seen_by
 
 
 @dataclass(frozen=True, slots=True)

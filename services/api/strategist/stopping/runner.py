@@ -23,7 +23,7 @@ from libs.trading.broker.client import Broker
 from libs.trading.halt import HaltFile
 from libs.trading.journal import Entry, Journal
 from libs.trading.panic.report import JOURNAL_NAME, entries_of, result_of, unfinished
-from services.api.strategist.panic_child import RESUME, Child
+from services.api.strategist.stopping.child import RESUME, Child
 
 LOOK_S = 0.05
 AT_ONCE = 2

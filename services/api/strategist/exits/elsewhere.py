@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 
 from libs.trading.intent import intent_id
 from libs.trading.types import Order
-from services.api.strategist.exit_types import Exit
+from services.api.strategist.exits.types import Exit
 
 WITHIN_S = 0.5
 """An exit waits no longer for a database that may be away."""

@@ -8,10 +8,10 @@ from uuid import UUID
 import structlog
 
 from libs.trading.intent import intent_id
-from services.api.strategist.desk import Desk, NoVerdict
-from services.api.strategist.exit_types import Exit
-from services.api.strategist.exits import Exits
-from services.api.strategist.record import Asked
+from services.api.strategist.desk.desk import Desk, NoVerdict
+from services.api.strategist.desk.record import Asked
+from services.api.strategist.exits.exits import Exits
+from services.api.strategist.exits.types import Exit
 
 COPY_EVERY_S = 1.0
 SETTLE_EVERY_S = 3.0

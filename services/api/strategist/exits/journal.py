@@ -11,8 +11,8 @@ import structlog
 
 from libs.trading.intent import intent_id
 from libs.trading.journal import Addition, Entry, Journal
-from services.api.strategist.exit_memory import CLOSING, COPIED, DONE, Memory, holder
-from services.api.strategist.exit_types import Exit, copied_mark, written
+from services.api.strategist.exits.memory import CLOSING, COPIED, DONE, Memory, holder
+from services.api.strategist.exits.types import Exit, copied_mark, written
 
 FILE = "exits.jsonl"
 WRITTEN_WITHIN_S = 2.0

@@ -16,9 +16,9 @@ from libs.switches import order_gate_disabled, shadow_mode
 from libs.trading.broker.client import Broker
 from libs.trading.halt import HaltFile
 from libs.trading.halts import Position, copy_local, open_halt
-from services.api.strategist.cut_off import cut_off, superseded
-from services.api.strategist.halting import AWAY
-from services.api.strategist.panic_runner import PanicRouteSettings, PanicRunner, PanicState
+from services.api.strategist.stopping.cut_off import cut_off, superseded
+from services.api.strategist.stopping.halting import AWAY
+from services.api.strategist.stopping.runner import PanicRouteSettings, PanicRunner, PanicState
 
 EVERY_S = 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
