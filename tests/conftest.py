@@ -27,7 +27,8 @@ ROOT = Path(__file__).parents[1]
 TEMPLATE = "template_lexi"
 SETTINGS = (
     "ALERT_", "ALPACA_", "ANALYTICS_", "API_", "BROKER", "DATABASE_", "ENABLE_PANIC", "FORECAST_", "GATE_", "JOBS_",
-    "LEXI_", "LLM_", "LOCAL_STATE", "MAX_", "ORDER_GATE_", "PANIC_", "PAPER_", "PRICE_COLLAR", "RESTRICTED_",
+    "LEXI_", "LLM_", "LOCAL_STATE", "MAKE", "MAX_", "MFLAGS", "ORDER_GATE_", "PANIC_", "PAPER_",
+    "PRICE_COLLAR", "RESTRICTED_",
 )  # fmt: skip
 _database_numbers = count()
 
@@ -46,7 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the settings of the shell it was started from."""
+    """No test sees the settings of the shell it was started from, nor that `make` started it."""
     for name in list(os.environ):
         if name.startswith(SETTINGS):
             monkeypatch.delenv(name)
