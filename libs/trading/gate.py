@@ -198,15 +198,10 @@ def price_reasons(order: Order, situation: Situation) -> Iterator[Reason]:
     last, limits = situation.price, situation.limits
     if last is None or not 0 <= last.age_s <= limits.max_price_age_s or not positive(last.price):
         yield Reason.STALE_PRICE
-    elif (
-        not positive(order.ref_price) or abs(order.ref_price - last.price) * 100 > limits.price_collar_pct * last.price
-    ):
+        return
+    off, collar = abs(order.ref_price - last.price) * 100, limits.price_collar_pct * last.price
+    if not positive(order.ref_price) or not off <= collar:
         yield Reason.PRICE_COLLAR
-
-
-def off_by_pct(price: Decimal, last: Decimal) -> Decimal:
-    """How far a price lies from the last one, in per cent of the last one."""
-    return abs(price - last) * 100 / last
 
 
 def size_reasons(order: Order, situation: Situation) -> Iterator[Reason]:

@@ -124,11 +124,6 @@ class Order:
         return self.qty - self.filled_qty
 
     @property
-    def signed_leaves(self) -> Decimal:
-        """What may still be added to the position: positive for a buy, negative for a sell."""
-        return self.leaves if self.side == "buy" else -self.leaves
-
-    @property
     def filled_avg_price(self) -> Decimal | None:
         """The average price of what filled, None where nothing did."""
         return (self.filled_value / self.filled_qty).quantize(UNIT) if self.filled_qty else None
