@@ -214,7 +214,7 @@ class House:
             try:
                 return await process.run()
             except BaseExceptionGroup as group:
-                if group.subgroup(lambda error: not isinstance(error, Died)) is not None:
+                if group.split(Died)[1] is not None:
                     raise
                 return None
             except Died:

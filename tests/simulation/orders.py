@@ -72,12 +72,15 @@ class Orders:
         if not self.sent:
             return
         known = self._random.choice(self.sent[-8:])
-        answer = await self._house.post(known | {"qty": "7"})
+        qty = "7" if known["qty"] != "7" else "8"
+        answer = await self._house.post(known | {"qty": qty})
         stored = answer.status not in {0, 503} and answer.body.get("verdict_id") is not None
         first_came = known["client_order_id"] in self._told or await self._world.has_verdict(
             known["client_order_id"], qty=known["qty"]
         )  # an exit that never became an order leaves its id free
         must(not (stored and first_came) or "DUPLICATE" in answer.reasons, f"another body passed: {answer}")
+        if known.get("reduce_only") and not first_came:
+            self._world.watch.exits.append((known["ticker"], Decimal(qty)))
 
     async def ask_first(self) -> None:
         """A verdict first, the order after it."""
