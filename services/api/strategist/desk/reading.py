@@ -2,6 +2,7 @@
 
 import json
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any, cast
 from uuid import UUID
 
@@ -83,10 +84,13 @@ def situation_of(row: Row, *, limits: Limits, terms: Terms, account: str | None,
 def holdings_of(document: str | None) -> dict[str, Holding]:
     """Holdings by ticker from `[[ticker, qty, buying, selling, price], …]`."""
     rows: list[list[str]] = json.loads(document) if document else []
-    return {
-        ticker: Holding(*(Decimal(number) for number in (qty, buying, selling, price)))
-        for ticker, qty, buying, selling, price in rows
-    }
+    return {ticker: _holding(*numbers) for ticker, *numbers in rows}
+
+
+@lru_cache(maxsize=4096)
+def _holding(qty: str, buying: str, selling: str, price: str) -> Holding:
+    """From one verdict to the next few holdings change, and reading all of them anew took longer than judging."""
+    return Holding(Decimal(qty), Decimal(buying), Decimal(selling), Decimal(price))
 
 
 def decimal_of(price: float) -> Decimal:

@@ -24,6 +24,7 @@ SESSION = {
     "enable_seqscan": "off",
     "plan_cache_mode": "force_generic_plan",
     "default_transaction_isolation": "read committed",
+    "standard_conforming_strings": "on",  # `_literal` rests on it
     # Whoever holds the lock and freezes, or is cut off, must not stop every entry of the house for long.
     "client_connection_check_interval": "1s",
     "tcp_keepalives_idle": "5",
@@ -144,11 +145,14 @@ on conflict (id) do update set status = excluded.status, broker_id = excluded.br
 where orders.origin = 'exit' and orders.broker_id is null
 """
 
+# Prepared once by name, so that it can go out in one message with what ends the transaction.
+PREPARE = f"prepare gate_store (jsonb, jsonb, jsonb) as {STORE}"
+
 # An exit's order that reconciliation met at the broker before its record was copied is ours after all.
 CLAIM = """
 update orders set origin = 'exit', verdict_id = r.verdict_id, key_name = r.key_name, strategy = r.strategy,
   client_order_id = r.client_order_id
-from jsonb_to_recordset($1::jsonb) as r (verdict_id uuid, key_name text, strategy text, client_order_id text,
+from jsonb_to_recordset({orders}::jsonb) as r (verdict_id uuid, key_name text, strategy text, client_order_id text,
   broker_id text)
 where orders.broker_id = r.broker_id and orders.origin = 'broker'
 """
@@ -184,9 +188,12 @@ class DeskConnection:
             if self._connection is None or self._connection.is_closed():
                 connect: Any = asyncpg.connect  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - untyped
                 self._connection = await connect(self._url, timeout=timeout_s, server_settings=self._session)
+                await self._connection.execute(PREPARE, timeout=timeout_s)
             await self._connection.execute(BEGIN, timeout=timeout_s)
-            yield DeskTransaction(self._connection, timeout_s)
-            await self._connection.execute("commit", timeout=timeout_s)
+            transaction = DeskTransaction(self._connection, timeout_s)
+            yield transaction
+            if not transaction.committed:
+                await self._connection.execute("commit", timeout=timeout_s)
         except BaseException:
             self.drop()
             raise
@@ -208,6 +215,7 @@ class DeskTransaction:
     def __init__(self, connection: Any, timeout_s: float) -> None:
         self._connection = connection
         self._timeout_s = timeout_s
+        self.committed = False
 
     async def read(
         self, orders: Sequence[Order], *, order_ids: Sequence[UUID], verdict_ids: Sequence[UUID | None]
@@ -238,9 +246,18 @@ class DeskTransaction:
         authorisations: Sequence[dict[str, Any]],
         orders: Sequence[dict[str, Any]],
     ) -> None:
-        """Write everything a transaction decided."""
+        """Write everything a transaction decided and commit, in one trip: trips are most of what a verdict costs."""
         documents = [json.dumps(rows, allow_nan=False) for rows in (verdicts, authorisations, orders)]
-        await self._connection.execute(STORE, *documents, timeout=self._timeout_s)
+        statements = [f"execute gate_store ({', '.join(map(_literal, documents))})"]
         exits = [row for row in orders if row["origin"] == "exit" and row["broker_id"]]
         if exits:
-            await self._connection.execute(CLAIM, json.dumps(exits), timeout=self._timeout_s)
+            statements.append(CLAIM.format(orders=_literal(json.dumps(exits))))
+        await self._connection.execute("; ".join([*statements, "commit"]), timeout=self._timeout_s)
+        self.committed = True
+
+
+def _literal(document: str) -> str:
+    """JSON as a string of SQL. It is plain ASCII, so that a quote can only be a quote."""
+    if not document.isascii():
+        raise ValueError("only ASCII can be written as a literal")
+    return "'" + document.replace("'", "''") + "'"
