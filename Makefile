@@ -18,7 +18,7 @@ WHY := $${REASON:+--reason "$$REASON"}
 
 .DEFAULT_GOAL := help
 .PHONY: help run panic rearm drill gate-off gate-on shadow-off shadow-on switches audit
-.PHONY: test proof check fix bench lexi test-llm prompts psql key install install-dev install-ccxt lock supported clean
+.PHONY: test proof check fix bench lexi test-llm replay prompts promote ramp rollback psql key install install-dev install-ccxt lock supported clean
 
 help: ## Print what there is
 	@echo "Lexi Gateway: the layer between a trading stack and its own language model."
@@ -87,6 +87,8 @@ proof: install-dev ## The long proofs: a thousand examples per property, 500 sim
 	@HYPOTHESIS_PROFILE=proof $(BIN)/python -m pytest -n 2 tests/unit --timeout 1800
 	@HYPOTHESIS_PROFILE=proof $(BIN)/python -m pytest -n 0 tests/integration/test_openapi_fuzz.py --timeout 1800
 	@SIM_SEEDS=500 $(BIN)/python -m pytest -q -n 2 tests/simulation --timeout 600
+	@AA_RUNS=2000 $(BIN)/python -m pytest -q -n 2 tests/statistics --timeout 3600
+	@$(BIN)/python -m tests.oracle
 	@$(BIN)/python -m pytest -s tests/soak
 	@$(BIN)/python -m bench
 
@@ -97,11 +99,37 @@ key: install ## Print a new key once: make key NAME=quant SCOPES=read,infer (for
 		$(if $(CONCURRENT),--concurrent "$(CONCURRENT)") $(if $(CHOICES),--choices "$(CHOICES)") \
 		$(if $(CACHE),--cache "$(CACHE)") $(if $(RECORD),--record "$(RECORD)")
 
+replay: $(VENV_IF_MISSING) ## Try a version on stored decisions: make replay SINCE=yesterday PROMPT=policy VERSION=1.1.0
+	@$(WITH_ENV_AT_ONCE) --database libs.replay.batch_progress $${ID:+--id "$$ID"} $${SINCE:+--since "$$SINCE"} \
+		$${UNTIL:+--until "$$UNTIL"} $${PROMPT:+--prompt "$$PROMPT"} $${VERSION:+--version "$$VERSION"} \
+		$${LIMIT:+--limit "$$LIMIT"} $(BY)
+
+.PHONY: replay-check
+replay-check: $(VENV_IF_MISSING) ## Recorded answers must lead to the same decisions and verdicts; SINCE=2026-01-01 checks what is stored
+	@$(WITH_ENV_AT_ONCE) $(if $(SINCE),--database tools.replay_check --since "$$SINCE" $${UNTIL:+--until "$$UNTIL"},tools.replay_check tests/data/golden/*.jsonl)
+
+.PHONY: experiment
+experiment: $(VENV_IF_MISSING) ## Write the report on an experiment as an HTML page: make experiment KEY=policy
+	@$(WITH_ENV_AT_ONCE) --database libs.exposures "$${KEY:?is missing: KEY=policy}" $${PHASE:+--phase "$$PHASE"} \
+		$${OUT:+--out "$$OUT"}
+
 psql: install ## Open psql on the stack that runs
 	@exec $(WITH_ENV) $(BIN)/python -m tools.local_stack.psql
 
-prompts: install ## List the prompt versions
-	@$(WITH_ENV) $(BIN)/python -m libs.llm.registry list
+prompts: $(VENV_IF_MISSING) ## List the prompt versions, which are in force, and by whose word
+	@$(WITH_ENV_AT_ONCE) --database-if-there libs.llm.registry list
+
+promote: $(VENV_IF_MISSING) ## Give every unit a prompt version: make promote KEY=policy VERSION=1.1.0 REASON="…"
+	@$(WITH_ENV_AT_ONCE) --database libs.llm.registry promote "$${KEY:?is missing: KEY=policy}" \
+		"$${VERSION:?is missing: VERSION=1.1.0}" $(WHY) $(BY)
+
+ramp: $(VENV_IF_MISSING) ## Give some units a prompt version: make ramp KEY=policy VERSION=1.1.0 PERCENT=10
+	@$(WITH_ENV_AT_ONCE) --database libs.llm.registry ramp "$${KEY:?is missing: KEY=policy}" \
+		"$${VERSION:?is missing: VERSION=1.1.0}" "$${PERCENT:?is missing: PERCENT=1, 5, 10, 25 or 50}" $(WHY) $(BY)
+
+rollback: $(VENV_IF_MISSING) ## End a prompt's experiment, else take its last promotion back: make rollback KEY=policy
+	@$(WITH_ENV_AT_ONCE) --database libs.llm.registry rollback "$${KEY:?is missing: KEY=policy}" \
+		$${FURTHER:+--further} $(WHY) $(BY)
 
 install: supported $(VENV)/.runtime ## Make .venv from the pinned locks
 install-dev: install $(VENV)/.dev

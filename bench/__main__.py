@@ -4,14 +4,18 @@ import subprocess
 import sys
 
 BENCHES = (
+    "bench.assignment",
     "bench.ask",
     "bench.ask_wire",
     "bench.pipeline",
+    "bench.replay",
     "bench.storage",
     "bench.embedded_model",
     "bench.gateway",
     "bench.gate",
     "bench.panic",
+    "bench.experiment_report",
+    "bench.power",
 )
 
 

@@ -30,7 +30,7 @@ from libs.judgement.rules import Rules
 from libs.judgement.types import Inputs, PriceForecast
 from libs.llm.calls import Recorder
 from libs.llm.client import Client
-from libs.llm.experiments import Experiments
+from libs.llm.prompts import Prompts
 from libs.llm.registry import Registry
 from libs.llm.settings import LLMSettings
 from libs.llm.types import Answer
@@ -176,8 +176,7 @@ async def measure(base_url: str, process: psutil.Process, folder: Path) -> None:
     )
     client = Client(
         engine=upstreams,
-        registry=registry,
-        experiments=Experiments.build(registry, ""),
+        prompts=Prompts.build(registry),
         cache=None,
         recorder=Recorder(nowhere, service="bench", state_dir=folder),
         settings=settings,

@@ -1,8 +1,9 @@
-"""`python -m tools.with_env [--database] MODULE [ARGUMENT …]`: run a module with `.env` filled in, in this one process.
+"""`python -m tools.with_env [--database[-if-there]] MODULE [ARGUMENT …]`: run a module with `.env` filled in, in this
+one process.
 
 It reads `.env` as the other targets of `make` do, the shell's own variables first, without starting Python twice: a
 panic exit must not wait for that, and it goes on where `.env` cannot be read. With `--database`, `DATABASE_URL` comes
-from the stack that runs here where nothing else names one.
+from the stack that runs here where nothing else names one; with `--database-if-there` the module runs without one too.
 """
 
 import os
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 DATABASE = "--database"
+DATABASE_IF_THERE = "--database-if-there"
 
 
 def read_env_file(path: Path) -> None:
@@ -25,12 +27,14 @@ def read_env_file(path: Path) -> None:
         sys.stderr.write(f"{path} was not read ({type(error).__name__}: {error}); the shell's variables hold\n")
 
 
-def fill_in_database() -> None:
+def fill_in_database(*, needed: bool) -> None:
     """Name the embedded database of the stack whose state is here, unless another one is named."""
     if os.environ.get("DATABASE_URL") or os.environ.get("DATABASE_URL_FILE"):
         return
     url_file = Path(os.environ.get("LOCAL_STATE") or ".local") / "database.url"
     if not url_file.exists():
+        if not needed:
+            return
         sys.exit(f"{url_file} is not there: start the stack with `make run`, or name a database in DATABASE_URL")
     os.environ["DATABASE_URL"] = url_file.read_text(encoding="utf-8").strip()
 
@@ -38,11 +42,11 @@ def fill_in_database() -> None:
 def main() -> None:
     """Become the module, with what is left of the command line."""
     words = sys.argv[1:]
-    needs_database = words[:1] == [DATABASE]
-    module, *arguments = words[needs_database:]
+    wants_database = words[:1] in ([DATABASE], [DATABASE_IF_THERE])
+    module, *arguments = words[wants_database:]
     read_env_file(Path(".env"))
-    if needs_database:
-        fill_in_database()
+    if wants_database:
+        fill_in_database(needed=words[0] == DATABASE)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -104,7 +104,7 @@ class Case:
             )
         except Exception as error:  # noqa: BLE001 - logged, kept in the row; see the docstring
             name = type(error).__name__
-            log.error("ask_failed", key=key, ticker=self.inputs.ticker, error=name)  # noqa: TRY400 - it may quote a prompt
+            log.error("ask_failed", prompt_key=key, ticker=self.inputs.ticker, error=name)  # noqa: TRY400 - it may quote a prompt
             return Asked(None, f"{name}: {error}"[:MAX_ERROR_CHARS])
         return Asked(answer)
 

@@ -19,6 +19,7 @@ from libs.judgement.types import Fact, Inputs, RulesVerdict
 Borrow: TypeAlias = Literal["available", "none"]
 MacroRegime: TypeAlias = Literal["risk_on", "risk_off", "neutral"]
 
+RULES_FILE = Path("configs/rules.yaml")
 LEAST_FACTORS = 3
 UNKNOWN_PREFIX = "UNKNOWN_"
 

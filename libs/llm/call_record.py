@@ -38,7 +38,8 @@ class CallRecord:
     """Everything kept of one call, whatever came of it.
 
     `attempts` counts requests that went out, 0 for a cached reply. A repair turn is a call of its own with `repaired`
-    set and `retry_of` naming the call it repairs. Times are in `time`, milliseconds.
+    set and `retry_of` naming the call it repairs. `replay_of` names the call that this one asks again, on purpose and
+    outside of every experiment. Times are in `time`, milliseconds.
     """
 
     id: UUID
@@ -59,6 +60,7 @@ class CallRecord:
     attempts: int = 0
     repaired: bool = False
     retry_of: UUID | None = None
+    replay_of: UUID | None = None
     finish_reason: str = ""
     usage: Usage = field(default_factory=Usage)
     time: TimeSplit = field(default_factory=TimeSplit)
@@ -95,6 +97,7 @@ class CallRow(NamedTuple):
     request_id: str = ""
     http_status: int | None = None
     streamed: bool = False
+    replay_of: UUID | None = None
 
 
 class BodyRow(NamedTuple):
@@ -148,6 +151,7 @@ def rows_of(record: CallRecord, service: str) -> Kept:
         tokens_in=record.usage.tokens_in,
         tokens_out=record.usage.tokens_out,
         finish_reason=storable_text(record.finish_reason),
+        replay_of=record.replay_of,
     )
     body = BodyRow(
         ts=ts,

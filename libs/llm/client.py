@@ -3,26 +3,29 @@
 choose the version → render → reply cache → one call for all who ask the same → attempts with retries and fallbacks →
 strict validation → at most one repair turn → record. A model's failure is an `Answer`; only our own mistakes
 (`PromptError`) and cancellation are raised, and every call leaves a record, whatever came of it.
+
+The prompts may change while the process runs. Each question takes them as they are when it is asked, once.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 from libs.llm.attempts import Attempts, Outcome
 from libs.llm.cache import ReplyCache, cache_key
 from libs.llm.call_record import new_call_id
 from libs.llm.calls import Recorder
 from libs.llm.errors import SamplingRefused
-from libs.llm.experiments import Experiments, Unit
+from libs.llm.experiments import Unit
 from libs.llm.ledger import Ledger, Question
 from libs.llm.prompt_file import SAMPLING_FIELDS, sampling_problem
-from libs.llm.registry import Registry
+from libs.llm.prompts import PromptSource
 from libs.llm.settings import LLMSettings
 from libs.llm.single_flight import SingleFlight
 from libs.llm.structured import Output, Parsed, Rejected
-from libs.llm.types import Answer, Arm, PromptVersion
+from libs.llm.types import Answer, Arm, PromptVersion, Rendered
 from libs.upstreams.errors import DeadlineExceeded, NoSlot, UnknownUpstream
 from libs.upstreams.types import ChatReply, ChatRequest, Engine, Message, Priority, Sampling, TimeLimits
 
@@ -31,9 +34,8 @@ LONGEST_REPLY_SHOWN = 4_000
 
 @dataclass(frozen=True, slots=True)
 class _Landed:
-    """What a flight brings to everybody on board: the reply with its value, or the reason there is none.
-
-    `out_of_time`: there is none because the time of who asked first was up.
+    """What a flight brings to everybody on board: the reply with its value, or the reason there is none, which may be
+    that who asked first was out of time.
     """
 
     answer: Answer
@@ -49,8 +51,7 @@ class Client:
         self,
         *,
         engine: Engine,
-        registry: Registry,
-        experiments: Experiments,
+        prompts: PromptSource,
         cache: ReplyCache | None,
         recorder: Recorder,
         settings: LLMSettings,
@@ -58,8 +59,7 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
-        self._registry = registry
-        self._experiments = experiments
+        self._prompts = prompts
         self._cache = cache
         self._clock = clock
         self._attempts = attempts if attempts is not None else Attempts(engine, clock=clock)
@@ -82,44 +82,104 @@ class Client:
         use_cache: bool = True,
         subject: str = "",
         sampling: Mapping[str, Any] | None = None,
+        replay_of: UUID | None = None,
     ) -> Answer:
         """Ask the prompt `key` with `inputs` and return what came of it.
 
         The version is `version`, else the arm of `unit`, else the active one. `limits` default to the settings';
         `total_s` bounds everything together, waiting, retries and repair included. `sampling` wins over the version,
         the version over the settings. `use_cache=False` truly calls the model. `subject` says in the record what the
-        call was about, such as a ticker.
+        call was about, such as a ticker, and `replay_of` which call this one asks again.
 
         Raises `PromptError` where the prompt does not exist or the inputs do not fit it.
         """
-        arm = self._experiments.arm(key, unit) if version is None else Arm(version)
-        prompt = self._registry.version(key, arm.version)
-        rendered = self._registry.render(prompt, inputs)
-        request = ChatRequest(
-            messages=rendered.messages,
+        prompts = self._prompts.now
+        arm = prompts.experiments.arm(key, unit) if version is None else Arm(version)
+        prompt = prompts.registry.version(key, arm.version)
+        question = self._question(
+            prompts.registry.render(prompt, inputs),
+            output=prompts.registry.output(prompt),
             sampling=self._sampling(prompt, sampling),
-            constraint=prompt.constraint,
+            inputs=inputs,
             priority=priority,
+            upstream=upstream,
+            limits=limits,
+            subject=subject,
+            arm=arm.name,
+            replay_of=replay_of,
         )
+        if use_cache and question.request.sampling.temperature == 0:
+            kept_under = self._key_of(question, upstream)
+            if kept_under is not None:
+                return await self._ask_together(kept_under, question)
+        return (await self._ask_model(question)).answer
+
+    async def ask_again(
+        self,
+        rendered: Rendered,
+        *,
+        sampling: Sampling,
+        inputs: Mapping[str, Any] | None,
+        replay_of: UUID,
+        priority: Priority = Priority.BATCH,
+        upstream: str = "lexi",
+        limits: TimeLimits | None = None,
+        subject: str = "",
+    ) -> Answer:
+        """Put exactly these messages to the model again, with exactly this sampling, and return what came of it.
+
+        The answer is validated, and repaired, as the version of `rendered` asks, which need not be among the prompts of
+        now. The reply cache is neither read nor written, no call is shared, and there is no arm. `inputs` are only
+        recorded; `replay_of` is the call that is asked again.
+        """
+        constraint = rendered.prompt.constraint
+        output = Output() if constraint is None else Output(schema=constraint.schema, choice=constraint.choice)
+        question = self._question(
+            rendered,
+            output=output,
+            sampling=sampling,
+            inputs=inputs,
+            priority=priority,
+            upstream=upstream,
+            limits=limits,
+            subject=subject,
+            replay_of=replay_of,
+        )
+        return (await self._ask_model(question)).answer
+
+    def _question(
+        self,
+        rendered: Rendered,
+        *,
+        output: Output,
+        sampling: Sampling,
+        inputs: Mapping[str, Any] | None,
+        priority: Priority,
+        upstream: str,
+        limits: TimeLimits | None,
+        subject: str,
+        replay_of: UUID | None,
+        arm: str = "",
+    ) -> Question:
+        """A question that begins now, under a new id."""
+        prompt = rendered.prompt
         within = limits if limits is not None else self._limits
         started = self._clock()
-        question = Question(
+        return Question(
             call_id=new_call_id(),
             prompt=prompt,
-            arm=arm.name,
+            output=output,
+            arm=arm,
             inputs=inputs,
-            request=request,
+            request=ChatRequest(rendered.messages, sampling, prompt.constraint, priority),
             upstream=upstream,
             model=self._model_of(upstream),
             limits=within,
             started=started,
             deadline=started + within.total_s,
             subject=subject,
+            replay_of=replay_of,
         )
-        kept_under = self._key_of(question, upstream) if use_cache and request.sampling.temperature == 0 else None
-        if kept_under is not None:
-            return await self._ask_together(kept_under, question)
-        return (await self._ask_model(question)).answer
 
     def _model_of(self, upstream: str) -> str:
         """The model of an upstream; empty where there is none of that name, which asking it will tell."""
@@ -160,8 +220,7 @@ class Client:
         return await self._lead(key, question)
 
     async def _lead(self, key: str, question: Question) -> Answer:
-        """Begin a flight; if its first caller is cancelled while others wait, the flight goes on and this caller's
-        row says so."""
+        """Begin a flight. It goes on where this first caller is cancelled while others wait; its row says so."""
         with self._ledger.leading(question, survives=lambda: self._flights.under_way(key)):
             return (await self._flights.run(key, lambda: self._fly(key, question))).answer
 
@@ -170,12 +229,11 @@ class Client:
 
         A cache that hangs takes at most half of the time there is, and none beyond the deadline.
         """
-        output = self._registry.output(question.prompt)
         with self._ledger.calling(question):
             half = (question.deadline - self._clock()) / 2
             kept = None if self._cache is None else await self._cache.get(key, within_s=half)
         if kept is not None:
-            parsed = output.parse(kept.reply.text, finish_reason=kept.reply.finish_reason)
+            parsed = question.output.parse(kept.reply.text, finish_reason=kept.reply.finish_reason)
             if isinstance(parsed, Parsed):
                 answer = self._ledger.from_cache(question, kept.reply, parsed.value)
                 return _Landed(answer, kept.reply.finish_reason, kept.reply)
@@ -198,8 +256,7 @@ class Client:
 
     async def _ask_model(self, question: Question) -> _Landed:
         """Call the model; where a structured answer is invalid, once more with its reply and what is wrong with it."""
-        output = self._registry.output(question.prompt)
-        first, rejected = await self._call(question, output)
+        first, rejected = await self._call(question)
         if rejected is None or first.reply is None or self._clock() >= question.deadline:
             return first
         repair = replace(
@@ -209,12 +266,12 @@ class Client:
             repairs=question.call_id,
             repair_started=self._clock(),
         )
-        second, _ = await self._call(repair, output)
+        second, _ = await self._call(repair)
         if second.reply is None:
             return first
         return replace(second, answer=replace(second.answer, total_ms=(self._clock() - question.started) * 1000))
 
-    async def _call(self, question: Question, output: Output) -> tuple[_Landed, Rejected | None]:
+    async def _call(self, question: Question) -> tuple[_Landed, Rejected | None]:
         """One recorded call. The rejection is given only where a repair turn may mend it."""
         with self._ledger.calling(question):
             outcome: Outcome = await self._attempts.chat(
@@ -227,10 +284,10 @@ class Client:
         if outcome.reply is None:
             out_of_time = isinstance(outcome.error, DeadlineExceeded | NoSlot)
             return _Landed(self._ledger.unanswered(question, outcome), "", None, out_of_time), None
-        parsed = output.parse(outcome.reply.text, finish_reason=outcome.reply.finish_reason)
+        parsed = question.output.parse(outcome.reply.text, finish_reason=outcome.reply.finish_reason)
         answer = self._ledger.answered(question, outcome, parsed)
         landed = _Landed(answer, outcome.reply.finish_reason, outcome.reply)
-        return landed, parsed if isinstance(parsed, Rejected) and output.structured else None
+        return landed, parsed if isinstance(parsed, Rejected) and question.output.structured else None
 
 
 def _repair_messages(question: Question, reply: str, rejected: Rejected) -> tuple[Message, ...]:

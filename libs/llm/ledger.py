@@ -15,7 +15,7 @@ from prometheus_client import Counter, Histogram
 from libs.llm.attempts import Outcome
 from libs.llm.call_record import CallRecord, CallStatus, new_call_id, storable_text
 from libs.llm.calls import Recorder
-from libs.llm.structured import Parsed, Rejected
+from libs.llm.structured import Output, Parsed, Rejected
 from libs.llm.types import Answer, AnswerStatus, PromptVersion
 from libs.upstreams.errors import DeadlineExceeded, FirstTokenTimeout, IdleTimeout, NoSlot, UpstreamError
 from libs.upstreams.types import ChatReply, ChatRequest, TimeLimits, TimeSplit, Usage
@@ -41,12 +41,16 @@ _TIMEOUTS = (DeadlineExceeded, FirstTokenTimeout, IdleTimeout, NoSlot)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One `ask()` under way. Times are readings of the client's clock."""
+    """One `ask()` under way. Times are readings of the client's clock.
+
+    `output` is what the prompt version accepts, compiled: taken along, since the prompts may change meanwhile.
+    """
 
     call_id: UUID
     prompt: PromptVersion
+    output: Output
     arm: str
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, Any] | None
     request: ChatRequest
     upstream: str
     model: str
@@ -56,6 +60,7 @@ class Question:
     subject: str = ""
     repairs: UUID | None = None
     repair_started: float | None = None
+    replay_of: UUID | None = None
 
     @property
     def begun(self) -> float:
@@ -243,6 +248,7 @@ class Ledger:
                 attempts=attempts,
                 repaired=question.repairs is not None,
                 retry_of=question.repairs,
+                replay_of=question.replay_of,
                 finish_reason=finish_reason,
                 usage=Usage(answer.tokens_in, answer.tokens_out),
                 time=replace(split, total_ms=answer.total_ms),

@@ -6,6 +6,7 @@ comments. Lines are added by `python -m libs.llm.registry release` and never cha
 
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,7 @@ from libs.llm.types import PromptVersion
 
 HEADER = "# Released prompt versions: key version sha256 released_at. Written by `python -m libs.llm.registry release`."
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_NUMBER = re.compile(r"(\d+)\.(\d+)(?:\.\d+)?")
 _FIELDS = 4
 
 
@@ -69,14 +71,22 @@ def broken_promises(
     for (key, version), released in lock.items():
         entry = prompts.get(key)
         current = None if entry is None else entry.versions.get(version)
-        if current is None:
+        if entry is None or current is None:
             yield f"{file}, key {key}, version {version}: was released and has vanished; put it back"
         elif current.sha256 != released.sha256:
             yield (
                 f"{file}, key {key}, version {version}: was edited after its release "
-                f"(sha256 {current.sha256[:12]}, released as {released.sha256[:12]}); "
-                "put it back and make the change under a new version"
+                f"(sha256 {current.sha256[:12]}, released as {released.sha256[:12]}). A released version never "
+                f"changes: put it back (git diff {file} shows the edit; comments and layout are free) and make the "
+                f'change under a new version, such as "{_next_number(entry.versions)}"'
             )
+
+
+def _next_number(versions: Iterable[str]) -> str:
+    """A number that none of the versions has: the middle part of the highest, plus one."""
+    numbers = [match for version in versions if (match := _NUMBER.fullmatch(version))]
+    highest = max(((int(found[1]), int(found[2])) for found in numbers), default=(1, -1))
+    return f"{highest[0]}.{highest[1] + 1}.0"
 
 
 def add_release(path: Path, prompt: PromptVersion, *, at: datetime) -> bool:
@@ -93,11 +103,14 @@ def add_release(path: Path, prompt: PromptVersion, *, at: datetime) -> bool:
                 "a released version never changes, choose a new number"
             )
         return False
+    path = path.resolve()
     before = path.read_text(encoding="utf-8") if path.exists() else f"{HEADER}\n"
     if not before.endswith("\n"):
         before += "\n"
     line = f"{prompt.key} {prompt.version} {prompt.sha256} {at.isoformat(timespec='seconds')}\n"
     waiting = path.with_name(f".{path.name}.{os.getpid()}")
     waiting.write_text(before + line, encoding="utf-8")
+    if path.exists():
+        shutil.copymode(path, waiting)
     waiting.replace(path)
     return True

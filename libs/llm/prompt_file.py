@@ -8,7 +8,7 @@ a schema does: answers are written and untrusted inputs are shown in it.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -17,14 +17,14 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from libs.llm.errors import ExperimentError, PromptFileError
-from libs.llm.experiments import UNIT_KINDS, Experiment, check_arms
+from libs.llm.experiments import GUARDRAILS, METRICS, UNIT_KINDS, Experiment, bound_problem, check_arms, worth_problem
 from libs.llm.types import PromptVersion
 from libs.strict_yaml import YamlError, read_yaml
 from libs.upstreams.types import Constraint, Sampling
 
 KEY_FIELDS = frozenset({"version", "experiment", "versions"})
 VERSION_FIELDS = frozenset({"system", "user_template", "inputs", "output", "sampling"})
-EXPERIMENT_FIELDS = frozenset({"arms", "unit", "guardrails"})
+EXPERIMENT_FIELDS = frozenset({"arms", "unit", "guardrails", "metrics"})
 SAMPLING_FIELDS = frozenset(field.name for field in fields(Sampling))
 UNTRUSTED_MARK = "x-untrusted"
 
@@ -104,16 +104,37 @@ def _read_experiment(body: Any, versions: Mapping[str, PromptVersion], place: Pl
             raise place.at("arms").wrong(f"there is no version {version!r}, only {', '.join(versions)}")
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise place.at(f"arms.{version}").wrong(f"{weight!r} is not a weight")
-    pairs = tuple((version, float(weight)) for version, weight in arms.items())
     try:
+        pairs = tuple((version, float(weight)) for version, weight in arms.items())
         check_arms(pairs, where="arms")
-    except ExperimentError as error:
+    except (ExperimentError, OverflowError) as error:
         raise place.wrong(str(error)) from error
     unit: Any = entry.get("unit", "ticker_day")
     if unit not in UNIT_KINDS:
         raise place.at("unit").wrong(f"{unit!r} is none of {', '.join(UNIT_KINDS)}")
-    guardrails = _mapping(entry["guardrails"], place.at("guardrails")) if "guardrails" in entry else None
-    return Experiment(arms=pairs, unit=unit, guardrails=guardrails)
+    guardrails = _read_numbers(entry, "guardrails", place, known=GUARDRAILS, problem=bound_problem)
+    metrics = _read_numbers(entry, "metrics", place, known=METRICS, problem=worth_problem)
+    return Experiment(arms=pairs, unit=unit, guardrails=guardrails, metrics=metrics)
+
+
+def _read_numbers(
+    entry: Mapping[str, Any],
+    field: str,
+    place: Place,
+    *,
+    known: Mapping[str, Any],
+    problem: Callable[[str, Any], str | None],
+) -> dict[str, Any] | None:
+    """What `field` says by name, None where it is left out; `problem` says why a value cannot be used."""
+    if field not in entry:
+        return None
+    said = _mapping(entry[field], place.at(field))
+    _known(said, frozenset(known), place.at(field))
+    for name, value in said.items():
+        wrong = problem(name, value)
+        if wrong:
+            raise place.at(field).at(name).wrong(wrong)
+    return said
 
 
 def _read_version(body: Any, place: Place) -> PromptVersion:

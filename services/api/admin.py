@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from libs.json_numbers import JsonValue, Number
 from libs.keys import require
+from libs.llm.in_force import Source
+from libs.llm.prompts import Prompts
 from libs.llm.types import PromptVersion
 from libs.problems import NotFound
 from services.api import repository
@@ -24,7 +26,8 @@ class Call(BaseModel):
     """One call to a model. `status` is ok, invalid, failed, timed_out or cancelled; times in milliseconds.
 
     A call that came through `/v1` has its path as `prompt_key` and no version; `caller` is the name of its key.
-    `http_status` is null and `caller` empty for calls of the house's own.
+    `http_status` is null and `caller` empty for calls of the house's own. `replay_of` is the call that this one asks
+    again, null for all others.
     """
 
     id: UUID
@@ -55,6 +58,7 @@ class Call(BaseModel):
     request_id: str
     http_status: int | None
     streamed: bool
+    replay_of: UUID | None
 
 
 class CallPage(BaseModel):
@@ -110,13 +114,30 @@ class Stats(BaseModel):
     breakdown: Sequence[Share]
 
 
+class Activated(BaseModel):
+    """The latest activation of a key. It rules while `source` says so: until file or environment change under it."""
+
+    id: int
+    version: str
+    who: str
+    why: str
+    at: datetime
+
+
 class Prompt(BaseModel):
-    """A prompt's versions; `arms` are the weights of the experiment in force, empty where none runs."""
+    """A prompt as this process asks it now.
+
+    `active` is the version in force; `arms` are the weights of the experiment in force and `phase` its name, empty
+    where none runs. `source` says by whose word: file, environment or activation.
+    """
 
     key: str
     active: str
-    versions: Mapping[str, JsonValue]
+    source: Source
     arms: Mapping[str, Number]
+    phase: str
+    activation: Activated | None
+    versions: Mapping[str, JsonValue]
 
 
 class CallsQuery(BaseModel):
@@ -185,28 +206,31 @@ def _version(prompt: PromptVersion) -> dict[str, Any]:
     }
 
 
-def _prompt(state: State, key: str) -> Prompt:
-    experiment = state.experiments.running(key)
-    versions = {number: _version(version) for number, version in state.registry.versions(key).items()}
+def _prompt(now: Prompts, key: str) -> Prompt:
+    one = now.in_force[key]
+    experiment, activation = one.experiment, one.activation
     return Prompt(
         key=key,
-        active=state.registry.active(key).version,
-        versions=versions,
+        active=one.version,
+        source=one.source,
         arms={} if experiment is None else dict(experiment.arms),
+        phase="" if experiment is None else experiment.phase,
+        activation=None if activation is None else Activated.model_validate(activation, from_attributes=True),
+        versions={number: _version(version) for number, version in now.registry.versions(key).items()},
     )
 
 
 @router.get("/prompts")
 async def prompts(state: State) -> Sequence[Prompt]:
-    """Every prompt."""
-    keys = state.registry.keys()
-    return [_prompt(state, key) for key in keys]
+    """Every prompt, with what is in force in this process."""
+    now = state.prompts.now
+    return [_prompt(now, key) for key in now.in_force]
 
 
 @router.get("/prompts/{key}")
 async def prompt(state: State, key: str) -> Prompt:
     """One prompt."""
-    keys = state.registry.keys()
-    if key not in keys:
+    now = state.prompts.now
+    if key not in now.in_force:
         raise NotFound(f"there is no prompt {key}")
-    return _prompt(state, key)
+    return _prompt(now, key)

@@ -9,13 +9,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from libs.db.engine import INTERACTIVE_S
 from libs.db.opening import open_database
 from libs.http_app import Edge, frame
+from libs.judgement.rules import RULES_FILE, Rules
 from libs.keys import KeyRing
 from libs.model_client import open_model
 from libs.probes import Check, Checks, database_checks
+from libs.replay.one import Replayer
 from libs.service_settings import ListenSettings
 from libs.settings import load
 from libs.switches import SwitchSettings, record_environment
-from services.api import admin, ingest, llm, signals
+from services.api import admin, experiments, ingest, llm, replay, replays, signals
 from services.api.dataplane.accounting import Accounts
 from services.api.dataplane.app import DataPlane
 from services.api.dataplane.reply_cache import AnswerCache
@@ -32,7 +34,7 @@ def create_app(state: ApiState, *, strategist: Strategist, keys: KeyRing, checks
     app = frame(title="Lexi Gateway", keys=keys, checks=checks)
     app.state.api = state
     app.state.strategist = strategist
-    for part in (llm, admin, signals, ingest, entries, account, switches, panic):
+    for part in (llm, admin, experiments, replay, replays, signals, ingest, entries, account, switches, panic):
         app.include_router(part.router)
     return app
 
@@ -58,6 +60,7 @@ async def open_app(listen: ListenSettings, settings: ApiSettings) -> AsyncGenera
     It is opened before anything listens, so that whatever is wrong stops the start with its own words.
     """
     limits = load(DataPlaneSettings)
+    rules = Rules.load(RULES_FILE)
     async with (
         open_database(application="api", pool_size=10, command_timeout=INTERACTIVE_S) as engine,
         open_model(engine, role="api", state_dir=listen.local_state) as model,
@@ -69,8 +72,9 @@ async def open_app(listen: ListenSettings, settings: ApiSettings) -> AsyncGenera
         state = ApiState(
             engine=engine,
             client=model.client,
-            registry=model.registry,
-            experiments=model.experiments,
+            prompts=model.prompts,
+            rules=rules,
+            replayer=Replayer(engine, model.client, rules, model.prompts),
             health=health,
         )
 

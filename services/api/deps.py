@@ -7,9 +7,10 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from libs.judgement.rules import Rules
 from libs.llm.client import Client
-from libs.llm.experiments import Experiments
-from libs.llm.registry import Registry
+from libs.llm.prompts import PromptSource
+from libs.replay.one import Replayer
 from services.api.health import HealthProbe
 
 
@@ -19,8 +20,9 @@ class ApiState:
 
     engine: AsyncEngine
     client: Client
-    registry: Registry
-    experiments: Experiments
+    prompts: PromptSource
+    rules: Rules
+    replayer: Replayer
     health: HealthProbe
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request
@@ -15,6 +15,8 @@ from libs.llm.types import Answer
 from libs.problems import BadGateway, GatewayTimeout, Problem, Unavailable, Unprocessable
 from libs.upstreams.types import Priority
 from services.api.deps import State
+
+T = TypeVar("T")
 
 CLIENT_GONE = 499
 MAX_TEXT = 200_000
@@ -92,7 +94,7 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _unless_gone(request: Request, question: asyncio.Task[Answer]) -> Answer | None:
+async def unless_gone(request: Request, question: asyncio.Task[T]) -> T | None:
     """The answer, or None when the caller left first; then the question is dropped, which frees the model's slot."""
     gone = asyncio.create_task(_gone(request))
     try:
@@ -127,7 +129,7 @@ async def chat(request: Request, state: State, question: ChatQuestion) -> ChatAn
             sampling=asked,
         )
     )
-    answer = await _unless_gone(request, task)
+    answer = await unless_gone(request, task)
     if answer is None:
         return Response(status_code=CLIENT_GONE)
     raise_for(answer)

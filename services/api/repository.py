@@ -22,7 +22,7 @@ CALL_COLUMNS = """
     c.id, c.ts, c.service, c.prompt_key, c.prompt_version, c.prompt_hash, c.arm, c.upstream, c.model, c.subject,
     c.success, c.status, c.error, c.cached, c.attempts, c.repaired, c.retry_of, c.queue_ms, c.connect_ms,
     c.first_token_ms, c.total_ms, c.tokens_in, c.tokens_out, c.finish_reason, c.caller, c.request_id, c.http_status,
-    c.streamed
+    c.streamed, c.replay_of
 """
 
 # The conditions of a page of calls. They are put together as needed, not switched off by nulls, so that a prepared plan

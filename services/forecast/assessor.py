@@ -8,7 +8,8 @@ from uuid import UUID
 import structlog
 from prometheus_client import Counter
 
-from libs.judgement.assess import Asker, assess, reassess
+from libs.exposures.record import Noted, note
+from libs.judgement.assess import POLICY, RATIONALE, Asker, assess, reassess
 from libs.judgement.record import features_llm
 from libs.judgement.rules import Rules
 from libs.judgement.types import Inputs, Judgement, PriceForecast
@@ -93,7 +94,7 @@ class Assessor:
         kept = keep_decision(case.before, judgement)
         self._remember(case, kept, answered=status in {"ok", "invalid"})
         complete = kept is judgement
-        return Finished(case, lambda shadow: features_llm(kept, shadow), complete=complete)
+        return Finished(case, lambda shadow: features_llm(kept, shadow), complete, noted=first_word(case, judgement))
 
     async def _judgement(self, case: Case) -> Judgement:
         client, rules, feed = self._client, self._rules, self.feed
@@ -123,7 +124,19 @@ class Assessor:
             rationale_error=reason,
             policy_error=reason,
         )
-        return Finished(case, lambda shadow: features_llm(judgement, shadow), complete=False)
+        noted = first_word(case, judgement)
+        return Finished(case, lambda shadow: features_llm(judgement, shadow), complete=False, noted=noted)
+
+
+def first_word(case: Case, judgement: Judgement) -> tuple[Noted, ...]:
+    """What a first judgement says of the case's exposures; nothing where the case was judged before."""
+    if case.before is not None:
+        return ()
+    found = (
+        note(RATIONALE, case.id, answer=judgement.rationale),
+        note(POLICY, case.id, answer=judgement.policy, decision=judgement.decision, rules_allow=judgement.rules.allow),
+    )
+    return tuple(one for one in found if one is not None)
 
 
 def keep_decision(before: Judgement | None, judgement: Judgement) -> Judgement:

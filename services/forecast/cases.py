@@ -1,15 +1,19 @@
 """From a bar and its numbers to a case: the inputs a judgement sees, and the row that is stored before it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import TypeAlias
 from uuid import UUID
 
 from libs.calendar import ALWAYS, Calendar
+from libs.exposures.record import Assigned
+from libs.judgement.assess import POLICY, RATIONALE
 from libs.judgement.inputs import build_inputs
 from libs.judgement.record import pending
 from libs.judgement.rules import Rules
 from libs.judgement.types import Inputs, PriceForecast
+from libs.llm.experiments import Assignment, Unit
 from services.forecast.feed.types import Bar, Feed
 from services.forecast.judging import Case
 from services.forecast.numbers import Numbers
@@ -18,6 +22,10 @@ from services.forecast.settings import Horizon
 
 DAY = timedelta(days=1)
 HISTORY_BARS = 300
+
+Assign: TypeAlias = Callable[[str, Unit], Assignment | None]
+"""The arm of a unit in the experiment on a prompt; None where none runs."""
+
 CHUNKS = (32, 64)
 """Tickers per batch of numbers: small ones first, so that judging starts at once; the last size repeats."""
 
@@ -79,9 +87,10 @@ def parts(tickers: Sequence[str]) -> Iterator[Sequence[str]]:
 class CaseMaker:
     """Makes the inputs and rows of one run of a feed."""
 
-    def __init__(self, feed: Feed, plan: Plan) -> None:
+    def __init__(self, feed: Feed, plan: Plan, assign: Assign) -> None:
         self._feed = feed
         self._plan = plan
+        self._assign = assign
         self.run = ""
 
     def id_of(self, ticker: str, numbers: Numbers, as_of: datetime) -> UUID:
@@ -101,7 +110,28 @@ class CaseMaker:
             due_at=self._plan.due_at(inputs.as_of),
             ends_at=self._plan.ends_at(inputs.as_of),
             llm=pending(inputs, rules=rules.judge(inputs, self.run), shadow_mode=shadow),
+            assigned=tuple(self._assigned(case)),
         )
+
+    def _assigned(self, case: Case) -> Iterator[Assigned]:
+        """What running experiments give a case, as the client will draw it."""
+        inputs = case.inputs
+        unit = Unit(ticker=inputs.ticker, as_of=inputs.as_of, forecast_id=case.id)
+        for key in (RATIONALE, POLICY):
+            given = self._assign(key, unit)
+            if given is not None:
+                yield Assigned(
+                    key=key,
+                    forecast_id=case.id,
+                    phase=given.phase,
+                    unit=given.unit,
+                    arm=given.arm,
+                    feed=self.run,
+                    ticker=inputs.ticker,
+                    horizon=inputs.horizon,
+                    as_of=inputs.as_of,
+                    side=inputs.signal.side,
+                )
 
     def inputs(
         self, ticker: str, as_of: datetime, prices: PriceForecast, known: Known, days: tuple[date, ...]

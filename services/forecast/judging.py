@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 from sqlalchemy.exc import DBAPIError
 
+from libs.exposures.record import Noted
 from libs.judgement.types import Inputs, Judgement
 from services.forecast.patience import Patience, StopError
 from services.forecast.repository import Repository
@@ -48,11 +49,15 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What judging made of a case, and when (`time.monotonic`); `complete` is False where it was not judged."""
+    """What judging made of a case, and when (`time.monotonic`); `complete` is False where it was not judged.
+
+    `noted` is what a first judgement says of the case's exposures; empty for later ones.
+    """
 
     case: Case
     document: Document
     complete: bool
+    noted: tuple[Noted, ...] = ()
     at: float = field(default_factory=time.monotonic)
 
 
@@ -83,7 +88,10 @@ class JudgementWriter:
         self._task = asyncio.create_task(self._run())
 
     def add(self, finished: Finished) -> None:
-        """Take a finished judgement; returns at once."""
+        """Take a finished judgement; returns at once. One that takes another's place leaves it the first word."""
+        older = self._waiting.get(finished.case.id)
+        if older is not None and older.noted:
+            finished = replace(finished, noted=older.noted)
         self._waiting[finished.case.id] = finished
         self._wake.set()
 
@@ -134,7 +142,12 @@ def row_of(finished: Finished, shadow: bool) -> JudgementRow:
     """What to write of a finished judgement under this shadow mode."""
     case = finished.case
     return JudgementRow(
-        case.id, case.as_of, finished.document(shadow), finished.complete, age_s=time.monotonic() - finished.at
+        case.id,
+        case.as_of,
+        finished.document(shadow),
+        finished.complete,
+        age_s=time.monotonic() - finished.at,
+        noted=finished.noted,
     )
 
 

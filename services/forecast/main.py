@@ -2,13 +2,14 @@
 
 import asyncio
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.calendar import open_calendar
 from libs.db.engine import DatabaseSettings, create_engine, require_schema
-from libs.judgement.rules import Rules
+from libs.judgement.rules import RULES_FILE, Rules
+from libs.llm.experiments import Assignment, Unit
+from libs.llm.prompts import LivePrompts
 from libs.model_client import LEXI, Model, open_model
 from libs.probes import database_checks, probe_app
 from libs.process import serve
@@ -25,8 +26,6 @@ from services.forecast.patience import Patience, StopError
 from services.forecast.repository import Repository
 from services.forecast.settings import DecisionSettings, ForecastSettings
 from services.forecast.worker import Worker
-
-RULES_FILE = Path("configs/rules.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +59,10 @@ def make_worker(feed: Feed, plan: Plan, *, model: Model, forecaster: Forecaster,
     repository = Repository(ground.engine, horizon=plan.horizon_name)
     writer = JudgementWriter(repository, Patience(ground.stop))
     assessor = Assessor(client=model.client, rules=plan.rules, decision_ttl_s=plan.decision_ttl_s)
+
+    def assign(key: str, unit: Unit) -> Assignment | None:
+        return model.experiments.assign(key, unit)
+
     return Worker(
         feed=feed,
         plan=plan,
@@ -69,6 +72,7 @@ def make_worker(feed: Feed, plan: Plan, *, model: Model, forecaster: Forecaster,
         judges=Judges(assessor.judge, writer, places=lambda: slots_of(model), superseded=assessor.superseded),
         writer=writer,
         patience=ground.patience,
+        assign=assign,
     )
 
 
@@ -88,14 +92,15 @@ async def main(stop: asyncio.Event) -> None:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(serve(app, port=listen.forecast_metrics_port, stop=stop, **address))
                 tasks.create_task(forecaster.start())
-                tasks.create_task(work(worker, ground))
+                tasks.create_task(work(worker, ground, model.prompts))
     finally:
         await forecaster.close()
         await engine.dispose()
 
 
-async def work(worker: Worker, ground: Ground) -> None:
-    """Wait until Postgres answers, check its schema, let the environment's switches speak, then run the loop.
+async def work(worker: Worker, ground: Ground, prompts: LivePrompts) -> None:
+    """Wait until Postgres answers, check its schema, let the environment's switches speak, learn what was activated,
+    then run the loop: a version that was taken back must not judge once more because a process started.
 
     Raises `DatabaseError` for a schema that is too old.
     """
@@ -105,6 +110,7 @@ async def work(worker: Worker, ground: Ground) -> None:
         await ground.patience.until_done(
             lambda: record_environment(ground.engine, switches, service="forecast"), "record the switches"
         )
+        await ground.patience.until_done(prompts.refresh, "read what prompts are in force")
     except StopError:
         return
     await worker.run(ground.stop)

@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from libs.exposures.record import Noted, assign, note_judged
 from libs.judgement.record import PENDING
 from libs.judgement.types import Fact, PriceForecast
 from libs.switches import shadow_mode
@@ -71,7 +72,8 @@ STORE_BARS = text(
 
 ENSURE_PARTITION = text("select ensure_partition('forecasts', 'month', :as_of)")
 
-# A forecast that is there already stays as it is, with its judgement; the heads only move forward.
+# A forecast that is there already stays as it is, with its judgement; the heads only move forward. Those that are new
+# come back.
 STORE_FORECASTS = text(
     """
     with incoming as materialized (
@@ -82,11 +84,14 @@ STORE_FORECASTS = text(
       insert into forecasts (feed, ticker, horizon, model, as_of, id, due_at, last_price, mean, lower, upper, features)
       select :feed, ticker, :horizon, model, :as_of, id, due_at, last_price, mean, lower, upper, features from incoming
       on conflict (feed, ticker, horizon, model, as_of) do nothing
+      returning id
+    ), heads as (
+      insert into forecast_heads (feed, ticker, horizon, model, as_of, id)
+      select :feed, ticker, :horizon, model, :as_of, id from incoming
+      on conflict (feed, ticker, horizon, model) do update set as_of = excluded.as_of, id = excluded.id
+      where forecast_heads.as_of < excluded.as_of
     )
-    insert into forecast_heads (feed, ticker, horizon, model, as_of, id)
-    select :feed, ticker, :horizon, model, :as_of, id from incoming
-    on conflict (feed, ticker, horizon, model) do update set as_of = excluded.as_of, id = excluded.id
-    where forecast_heads.as_of < excluded.as_of
+    select id from stored
     """
 )
 
@@ -185,7 +190,10 @@ class Repository:
     async def store_tick(
         self, feed: str, as_of: datetime, *, bars: Mapping[str, Bar], forecasts: Sequence[Forecast], complete: bool
     ) -> None:
-        """Store bars and forecasts of (a part of) a tick; `complete` marks its last part. Twice is once."""
+        """Store bars and forecasts of (a part of) a tick; `complete` marks its last part. Twice is once.
+
+        What a forecast was assigned is written with it or never: one that is there keeps the arm it was written with.
+        """
         # Retention may drop a partition that was known; after a failure the next attempt looks again.
         fresh = (as_of.year, as_of.month) not in self._partitions
         self._partitions.discard((as_of.year, as_of.month))
@@ -197,16 +205,22 @@ class Repository:
             if forecasts:
                 rows = json.dumps([forecast_row(forecast) for forecast in forecasts], allow_nan=False)
                 values = {"feed": feed, "as_of": as_of, "horizon": self._horizon, "rows": rows}
-                await connection.execute(STORE_FORECASTS, values)
+                new = set((await connection.execute(STORE_FORECASTS, values)).scalars())
+                await assign(connection, [row for one in forecasts if one.id in new for row in one.assigned])
             await connection.execute(TOUCH_RUN, {"feed": feed, "as_of": as_of, "complete": complete})
         self._partitions.add((as_of.year, as_of.month))
 
     async def store_judgements(self, rows: Callable[[bool], Sequence[JudgementRow]]) -> None:
-        """Write judgements, a statement per moment, in one transaction; `rows` is asked under its shadow mode."""
+        """Write judgements, a statement per moment, in one transaction; `rows` is asked under its shadow mode.
+
+        What they say of exposures is noted in the same transaction.
+        """
+        noted: list[Noted] = []
         by_moment: dict[datetime, list[JudgementRow]] = {}
         async with self._engine.begin() as connection:
             for row in rows(await shadow_mode(connection)):
                 by_moment.setdefault(row.as_of, []).append(row)
+                noted.extend(row.noted)
             for as_of, group in by_moment.items():
                 values = {
                     "as_of": as_of,
@@ -216,6 +230,7 @@ class Repository:
                     "ages": [row.age_s for row in group],
                 }
                 await connection.execute(STORE_JUDGEMENTS, values)
+            await note_judged(connection, noted)
 
     async def shadow_mode(self) -> bool:
         """Whether policy verdicts are only logged."""
@@ -241,7 +256,11 @@ class Repository:
             found = (await connection.execute(ABANDONED, values)).all()
         rows = [
             JudgementRow(
-                row.id, row.as_of, row.llm | {part: row.llm[part] | {"error": reason} for part in PARTS}, complete=False
+                row.id,
+                row.as_of,
+                row.llm | {part: row.llm[part] | {"error": reason} for part in PARTS},
+                complete=False,
+                noted=tuple(Noted(part, row.id, None) for part in PARTS),
             )
             for row in found
         ]

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
+from libs.exposures.record import Assigned, Noted
 from libs.judgement.types import Fact, PriceForecast
 from services.forecast.feed.types import Bar
 from services.forecast.numbers import Numbers
@@ -25,7 +26,8 @@ class Known:
 class Forecast:
     """One forecast to store: a series, a moment, the numbers, and what stands in `features.llm` until it is judged.
 
-    A decision on it authorises nothing after `ends_at`, where that was still to come when it was written.
+    A decision on it authorises nothing after `ends_at`, where that was still to come when it was written. `assigned`
+    are the arms that running experiments gave it.
     """
 
     id: UUID
@@ -35,6 +37,7 @@ class Forecast:
     due_at: datetime | None
     llm: Mapping[str, Any]
     ends_at: datetime | None = None
+    assigned: tuple[Assigned, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +53,17 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class JudgementRow:
-    """What to write to one stored forecast, judged `age_s` ago; `complete` is False where it was not judged."""
+    """What to write to one stored forecast, judged `age_s` ago; `complete` is False where it was not judged.
+
+    `noted` is what goes to its exposures, if that is the first there is.
+    """
 
     id: UUID
     as_of: datetime
     llm: Mapping[str, Any]
     complete: bool
     age_s: float = 0.0
+    noted: tuple[Noted, ...] = ()
 
 
 def forecast_id(*, feed: str, ticker: str, horizon: str, model: str, as_of: datetime) -> UUID:

@@ -13,7 +13,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from libs.judgement.record import RecordError, judgement_from_record
 from libs.judgement.types import PriceForecast
 from services.forecast.assessor import SUPERSEDED, Assessor, Standing
-from services.forecast.cases import CaseMaker, Part, Plan, parts
+from services.forecast.cases import Assign, CaseMaker, Part, Plan, parts
 from services.forecast.feed.types import MIN_BARS, Feed, FeedError, FeedUnreachableError, Tick
 from services.forecast.judging import Case, JudgementWriter, Judges
 from services.forecast.model import Forecaster
@@ -52,10 +52,11 @@ class Worker:
         judges: Judges,
         writer: JudgementWriter,
         patience: Patience,
+        assign: Assign,
     ) -> None:
         self._feed = feed
         self._plan = plan
-        self._cases = CaseMaker(feed, plan)
+        self._cases = CaseMaker(feed, plan, assign)
         self._forecaster = forecaster
         self._repository = repository
         self._assessor = assessor

@@ -1,7 +1,8 @@
 """The jobs as a process. Any number of them may run, on any machines; Postgres hands out the work."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.alerts import AlertSettings, send_due
 from libs.db.engine import DatabaseSettings, create_engine, require_schema
-from libs.probes import Check, database_checks, probe_app
+from libs.judgement.rules import RULES_FILE, Rules
+from libs.llm.settings import LLMSettings
+from libs.model_client import Model, open_model
+from libs.probes import Checks, database_checks, probe_app
 from libs.process import serve
 from libs.service_settings import ListenSettings
 from libs.settings import load
@@ -18,9 +22,12 @@ from libs.trading.broker.client import Broker
 from libs.trading.broker.settings import BrokerSettings
 from libs.trading.halts import Position, copy_local
 from services.jobs.chain import ChainCheck
+from services.jobs.guardrails import EVERY_S as GUARDRAILS_EVERY_S
+from services.jobs.guardrails import Guardrails
 from services.jobs.outcomes import settle_all
 from services.jobs.queue import Periodic, Queue
 from services.jobs.reconcile.reconciler import EVERY_S, Reconciler
+from services.jobs.replays import LONG_STATEMENT_S, Replays, road_to
 from services.jobs.retention import RetentionSettings, clear_expired, drop_old, make_ahead
 from services.jobs.rounds import Rounds
 
@@ -52,19 +59,35 @@ def rounds(
     ]
 
 
+def model_rounds(model: Model, replaying: AsyncEngine) -> list[Rounds]:
+    """What comes round in each process and needs the prompts or the model; `replaying` is for batch replays alone."""
+    road = road_to(model, Rules.load(RULES_FILE), load(LLMSettings))
+    return [
+        Rounds("replays", Replays(replaying, road).step, seconds=1),
+    ]
+
+
 async def main(stop: asyncio.Event) -> None:
     """Work until told to stop. A schema that is too old stops the start; a database that is away is waited for."""
     listen, settings, retention = load(ListenSettings), load(DatabaseSettings), load(RetentionSettings)
     webhook = load(AlertSettings).webhook
     engine = create_engine(settings, application="jobs")
+    replaying = create_engine(settings, application="replays", pool_size=1, command_timeout=LONG_STATEMENT_S)
     queue = Queue(settings.database_url.get_secret_value(), periodic_jobs(engine, retention))
     try:
-        async with Broker(load(BrokerSettings).address()) as broker, httpx.AsyncClient() as client:
+        async with (
+            Broker(load(BrokerSettings).address()) as broker,
+            httpx.AsyncClient() as client,
+            open_model(engine, role="jobs", state_dir=listen.local_state) as model,
+        ):
             reconciler = Reconciler(engine, broker)
             own = {"broker": reconciler.broker_check, "reconciled": reconciler.reconciled_check}
-            coming_round = rounds(
-                engine, reconciler, state=listen.local_state, alerts=lambda: send_due(engine, webhook, client)
-            )
+            alerts = partial(send_due, engine, webhook, client)
+            coming_round = [
+                *rounds(engine, reconciler, state=listen.local_state, alerts=alerts),
+                *model_rounds(model, replaying),
+                Rounds("guardrails", Guardrails(engine, model.prompts).step, seconds=GUARDRAILS_EVERY_S),
+            ]
 
             async def work() -> None:
                 await queue.wait_for(lambda: require_schema(engine), stop)
@@ -73,14 +96,16 @@ async def main(stop: asyncio.Event) -> None:
                         group.create_task(each.run(stop))
                     group.create_task(queue.run(stop))
 
-            await live(listen, {**database_checks(engine), "queue": queue.check, **own}, work=work, stop=stop)
+            checks = {**database_checks(engine), "queue": queue.check, **own}
+            await live(listen, lambda: model.checks(checks), work=work, stop=stop)
     finally:
+        await replaying.dispose()
         await engine.dispose()
 
 
 async def live(
     listen: ListenSettings,
-    checks: Mapping[str, Check],
+    checks: Checks,
     *,
     work: Callable[[], Coroutine[Any, Any, None]],
     stop: asyncio.Event,

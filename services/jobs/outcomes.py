@@ -5,6 +5,8 @@ from prometheus_client import Counter
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from libs.exposures import record
+
 BATCH = 5_000
 PER_SERIES = 500
 
@@ -40,6 +42,7 @@ SETTLE = text(
     order by f.as_of
     limit :batch
     on conflict (feed, ticker, horizon, model, as_of) do nothing
+    returning forecast_id, realised_return
     """
 )
 
@@ -48,11 +51,14 @@ async def settle(engine: AsyncEngine, *, batch: int = BATCH, per_series: int = P
     """Store the outcomes that are due, at most `batch` of them; returns how many. Running it twice changes nothing.
 
     The realised price of a forecast `Nd` is the close of the N-th next bar of the same ticker in the same feed.
+    Exposures of these forecasts learn of their outcome in the same transaction.
     """
     async with engine.begin() as connection:
         done = await connection.execute(SETTLE, {"batch": batch, "per_series": per_series})
-    SETTLED.inc(done.rowcount)
-    return done.rowcount
+        settled = [record.Settled(row.forecast_id, row.realised_return) for row in done]
+        await record.settle(connection, settled)
+    SETTLED.inc(len(settled))
+    return len(settled)
 
 
 async def settle_all(engine: AsyncEngine, *, batch: int = BATCH) -> int:

@@ -20,7 +20,7 @@ from libs.llm.cache import ReplyCache
 from libs.llm.call_record import CallRecord, new_call_id, rows_of
 from libs.llm.calls import Recorder
 from libs.llm.client import Client
-from libs.llm.experiments import Experiments
+from libs.llm.prompts import Prompts
 from libs.llm.registry import Registry
 from libs.llm.settings import LLMSettings
 from libs.upstreams.types import Message, Sampling, TimeLimits
@@ -116,8 +116,7 @@ async def test_calls_made_while_postgres_is_away_are_stored_when_it_is_back(
     cache = ReplyCache(own_engine, ttl_s=60)
     client = Client(
         engine=ScriptedEngine(GOOD),
-        registry=registry,
-        experiments=Experiments.build(registry),
+        prompts=Prompts.build(registry),
         cache=cache,
         recorder=recorder,
         settings=LLMSettings(),
@@ -241,8 +240,7 @@ async def test_a_database_that_hangs_costs_a_call_neither_its_answer_nor_its_dea
     recorder = Recorder(hung, service="forecast", state_dir=tmp_path)
     client = Client(
         engine=ScriptedEngine(GOOD),
-        registry=registry,
-        experiments=Experiments.build(registry),
+        prompts=Prompts.build(registry),
         cache=ReplyCache(hung, ttl_s=60),
         recorder=recorder,
         settings=LLMSettings(),

@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from libs.llm.client import Client
-from libs.llm.experiments import Experiments
+from libs.llm.prompts import Prompts
 from libs.llm.registry import Registry
 from libs.llm.settings import LLMSettings
+from libs.llm.types import Rendered
 from libs.upstreams.pool import Upstreams
 from libs.upstreams.settings import UpstreamSettings
 from libs.upstreams.types import TimeLimits
@@ -61,8 +62,7 @@ async def wired(folder: Path, *fakes: FakeEngine) -> AsyncGenerator[Wired]:
     recorder, cache = Remembering(), MemoryCache()
     client = Client(
         engine=upstreams,
-        registry=registry,
-        experiments=Experiments.build(registry),
+        prompts=Prompts.build(registry),
         cache=cache,
         recorder=recorder,
         settings=LLMSettings(),
@@ -190,3 +190,18 @@ async def test_a_fallback_that_is_taken_out_meanwhile_leaves_the_next_one(tmp_pa
         assert gone.requests == []
         while lexi.slots.used:
             lexi.slots.give_back()
+
+
+async def test_asked_again_the_wire_carries_the_same_but_for_the_priority(tmp_path: Path) -> None:
+    async with FakeEngine(reply=GOOD) as fake, wired(tmp_path, fake) as desk:
+        await desk.client.ask("verdict", VERDICT_INPUTS, sampling={"seed": 3})
+        [call] = desk.recorder.calls
+        prompt = Registry.load_quietly(tmp_path / "prompts.yaml").version("verdict", "1.0.0")
+        answer = await desk.client.ask_again(
+            Rendered(prompt, call.messages), sampling=call.sampling, inputs=call.inputs, replay_of=call.id
+        )
+        assert (answer.status, answer.cached) == ("ok", False)
+        first, second = fake.requests
+        assert first.pop("priority") < second.pop("priority")
+        assert second == first
+        assert second["seed"] == 3

@@ -85,7 +85,7 @@ class Loop:
         ground = Ground(engine, Patience(stop), stop)
         async with open_model(engine, role="forecast", state_dir=self._state) as model:
             worker = make_worker(feed, how, model=model, forecaster=self._forecaster, ground=ground)
-            task = self.task = asyncio.create_task(work(worker, ground))
+            task = self.task = asyncio.create_task(work(worker, ground, model.prompts))
             try:
                 yield worker
             finally:

@@ -17,7 +17,7 @@ from libs.llm.cache import ReplyCache, cache_key
 from libs.llm.call_record import BodyRow, CallRecord, CallRow, Kept, line_of, new_call_id, rows_of, time_of
 from libs.llm.calls import BATCH, Recorder
 from libs.llm.client import Client
-from libs.llm.experiments import Experiments
+from libs.llm.prompts import Prompts
 from libs.llm.registry import Registry
 from libs.llm.settings import LLMSettings
 from libs.llm.spool import Spool
@@ -57,7 +57,9 @@ async def test_every_column_of_a_call_is_kept(engine: AsyncEngine, tmp_path: Pat
     recorder = Recorder(engine, service="forecast", state_dir=tmp_path)
     await recorder.start()
     kept = call()
-    repaired = call(status="invalid", error="schema: $", repaired=True, retry_of=kept.id, inputs=None)
+    repaired = call(
+        status="invalid", error="schema: $", repaired=True, retry_of=kept.id, replay_of=UUID(int=5), inputs=None
+    )
     recorder.record(kept)
     recorder.record(repaired)
     await recorder.close()
@@ -69,6 +71,7 @@ async def test_every_column_of_a_call_is_kept(engine: AsyncEngine, tmp_path: Pat
     assert (first.queue_ms, first.connect_ms, first.first_token_ms, first.total_ms) == (1.5, 2.5, 3.5, 4.5)
     assert (first.tokens_in, first.tokens_out, first.finish_reason, first.attempts) == (11, 5, "stop", 1)
     assert (second.success, second.error, second.repaired, second.retry_of) == (False, "schema: $", True, kept.id)
+    assert (first.replay_of, second.replay_of) == (None, UUID(int=5))
     body, bare = await rows(engine, "select * from llm_bodies order by id")
     assert (body.ts, body.id, body.reply) == (first.ts, first.id, GOOD)
     assert body.messages == [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
@@ -339,8 +342,7 @@ async def test_two_processes_share_replies_and_every_ask_leaves_a_row(engine: As
         await recorder.start()
         client = Client(
             engine=model,
-            registry=registry,
-            experiments=Experiments.build(registry),
+            prompts=Prompts.build(registry),
             cache=ReplyCache(engine, ttl_s=60),
             recorder=recorder,
             settings=LLMSettings(),

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import signal
+from collections.abc import Iterator
 from datetime import datetime
 from uuid import UUID, uuid4
 
@@ -100,6 +101,15 @@ def test_a_request_after_the_end_begins_anew(house: House) -> None:
     assert datetime.fromisoformat(third["halted_until"]) == begun, "the halt that stands lasts longer"
 
 
+@pytest.fixture
+def hears_interrupts() -> Iterator[None]:
+    """What a shell puts into the background is deaf to SIGINT, and so is every process that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_interrupts")
 def test_an_interrupt_leaves_it_to_be_resumed(house: House) -> None:
     house.fake.fills = False
     process = house.start()

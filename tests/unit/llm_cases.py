@@ -10,8 +10,8 @@ from libs.llm.cache import Cached, ReplyCache
 from libs.llm.call_record import CallRecord
 from libs.llm.calls import Recorder
 from libs.llm.client import Client
-from libs.llm.experiments import Experiments
 from libs.llm.lock import HEADER
+from libs.llm.prompts import Prompts
 from libs.llm.registry import Registry
 from libs.llm.settings import LLMSettings
 from libs.upstreams.errors import UpstreamError
@@ -161,8 +161,7 @@ class Desk:
         self.registry = Registry.load_quietly(write_prompts(folder))
         self.client = Client(
             engine=engine,
-            registry=self.registry,
-            experiments=Experiments.build(self.registry, buckets),
+            prompts=Prompts.build(self.registry, buckets),
             cache=self.cache if cached else None,
             recorder=self.recorder,
             settings=LLMSettings(**settings),

@@ -15,7 +15,7 @@ from libs.judgement.record import features_llm, inputs_from_record
 from libs.judgement.types import Inputs
 from libs.llm.calls import Recorder
 from libs.llm.client import Client
-from libs.llm.experiments import Experiments
+from libs.llm.prompts import Prompts
 from libs.llm.registry import Registry
 from libs.llm.settings import LLMSettings
 from libs.settings import load
@@ -39,8 +39,7 @@ def client_of(playback: Playback, folder: Path, *, buckets: str = "") -> Client:
     """The real client; its recorder is not started, so nothing reaches a database."""
     return Client(
         engine=playback,
-        registry=REGISTRY,
-        experiments=Experiments.build(REGISTRY, buckets),
+        prompts=Prompts.build(REGISTRY, buckets),
         cache=None,
         recorder=Recorder(create_async_engine("postgresql+asyncpg://nowhere/none"), service="test", state_dir=folder),
         settings=load(LLMSettings),

@@ -150,6 +150,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("experiment", "named"),
     [
+        ('{arms: {"1.0.0": ' + "9" * 400 + "}}", ["field experiment", "too large"]),
         ('{arms: {"9.0.0": 1}}', ["field experiment.arms", "'9.0.0'"]),
         ('{arms: {"1.0.0": -1}}', ["field experiment", "1.0.0"]),
         ('{arms: {"1.0.0": true}}', ["field experiment.arms.1.0.0"]),

@@ -18,7 +18,8 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_make_alone_prints_every_target_a_user_may_call() -> None:
     shown = make().stdout
     at_the_desk = ("panic", "rearm", "drill", "gate-off", "gate-on", "shadow-off", "shadow-on", "switches", "audit")
-    for target in ("run", "test", "proof", "check", "bench", "lexi", "test-llm", "prompts", "key", *at_the_desk):
+    of_prompts = ("prompts", "promote", "ramp", "rollback")
+    for target in ("run", "test", "proof", "check", "bench", "lexi", "test-llm", "key", *of_prompts, *at_the_desk):
         assert f"make {target} " in shown
 
 
@@ -90,8 +91,35 @@ ODD = """it's "odd"; `false` ; > x"""
         ),
         (["shadow-on"], ["--database", "libs.switches"], ["shadow-on", "--operator", "nightdesk"]),
         (["switches"], ["--database", "libs.switches"], ["show"]),
+        (["prompts"], ["--database-if-there", "libs.llm.registry"], ["list"]),
+        (
+            ["promote", "KEY=policy", "VERSION=1.1.0", f"REASON={ODD}"],
+            ["--database", "libs.llm.registry"],
+            ["promote", "policy", "1.1.0", "--reason", ODD, "--operator", "nightdesk"],
+        ),
+        (
+            ["ramp", "KEY=policy", "VERSION=1.1.0", "PERCENT=10", "OPERATOR=Ann B"],
+            ["--database", "libs.llm.registry"],
+            ["ramp", "policy", "1.1.0", "10", "--operator", "Ann B"],
+        ),
+        (
+            ["rollback", "KEY=policy"],
+            ["--database", "libs.llm.registry"],
+            ["rollback", "policy", "--operator", "nightdesk"],
+        ),
+        (
+            ["rollback", "KEY=policy", "FURTHER=1", "REASON=x"],
+            ["--database", "libs.llm.registry"],
+            ["rollback", "policy", "--further", "--reason", "x", "--operator", "nightdesk"],
+        ),
         (["audit"], ["--database", "libs.trading.audit"], ["verify"]),
         (["audit", "HEAD=7:ab"], ["--database", "libs.trading.audit"], ["verify", "--head", "7:ab"]),
+        (["experiment", "KEY=policy"], ["--database", "libs.exposures"], ["policy"]),
+        (
+            ["experiment", "KEY=policy", "PHASE=file-1", "OUT=a b.html"],
+            ["--database", "libs.exposures"],
+            ["policy", "--phase", "file-1", "--out", "a b.html"],
+        ),
         (["audit", "SINCE=2026-01-01"], ["--database", "libs.trading.audit"], ["export", "--since", "2026-01-01"]),
     ],
 )
@@ -99,6 +127,22 @@ def test_what_is_said_reaches_the_command_as_it_was_said(
     here: Path, words: list[str], module: list[str], arguments: list[str]
 ) -> None:
     assert called(here, *words) == ["-m", "tools.with_env", *module, *arguments]
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        (["rollback"], "KEY"),
+        (["promote", "KEY=policy"], "VERSION"),
+        (["ramp", "KEY=policy", "VERSION=1.1.0"], "PERCENT"),
+    ],
+)
+def test_what_a_change_of_prompts_lacks_is_named(here: Path, words: list[str], missing: str) -> None:
+    env = {name: value for name, value in os.environ.items() if name not in {"KEY", "VERSION", "PERCENT"}}
+    done = subprocess.run(["make", *words], cwd=here, env=env, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert f"{missing}: is missing: {missing}=" in done.stderr
 
 
 def test_a_halt_is_not_cleaned_away(here: Path) -> None:
@@ -151,5 +195,9 @@ def test_the_database_is_the_one_named_else_the_stacks_else_said_to_be_missing(t
     assert found["DATABASE_URL"] == "postgresql://embedded"
     named = json.loads(with_env(tmp_path, "--database", "shown", DATABASE_URL="postgresql://named").stdout)[1]
     assert named["DATABASE_URL"] == "postgresql://named"
+    wanted = json.loads(with_env(tmp_path, "--database-if-there", "shown").stdout)[1]
+    assert wanted["DATABASE_URL"] == "postgresql://embedded"
+    (state / "database.url").unlink()
+    assert json.loads(with_env(tmp_path, "--database-if-there", "shown", "x").stdout)[0] == ["x"]
     unneeded = json.loads(with_env(tmp_path, "shown").stdout)[1]
     assert "DATABASE_URL" not in unneeded

@@ -11,8 +11,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from libs import probes
 from libs.llm.calls import Recorder
 from libs.llm.client import Client
-from libs.llm.experiments import Experiments
-from libs.llm.registry import Registry
+from libs.llm.prompts import LivePrompts
 from libs.model_client import Model
 from libs.probes import Check, Degraded, probe_app
 from libs.upstreams.config import UpstreamEntry
@@ -89,8 +88,7 @@ async def test_an_upstream_with_the_name_of_another_line_hides_nothing(tmp_path:
     engine = create_async_engine("postgresql+asyncpg://nobody@127.0.0.1:9/none")
     model = Model(
         client=cast("Client", None),
-        registry=Registry.load_quietly(write_prompts(tmp_path)),
-        experiments=cast("Experiments", None),
+        prompts=LivePrompts(engine, path=write_prompts(tmp_path)),
         upstreams=Upstreams(entries, role="api"),
         recorder=Recorder(engine, service="api", state_dir=tmp_path),
         cache=None,

@@ -1,7 +1,7 @@
 """Reads every setting and the prompts before anything is started, so that a mistake is told at once."""
 
 from libs.db.engine import DatabaseSettings
-from libs.llm.experiments import Experiments
+from libs.llm.prompts import Prompts
 from libs.llm.registry import Registry
 from libs.llm.settings import LLMSettings
 from libs.settings import load
@@ -16,4 +16,4 @@ def check_configuration() -> None:
             load(settings)
     load(BrokerSettings).address()
     models = load(LLMSettings)
-    Experiments.build(Registry.load(models.prompts_file, models.prompts_lock), models.llm_ab_buckets)
+    Prompts.build(Registry.load(models.prompts_file, models.prompts_lock), models.llm_ab_buckets)

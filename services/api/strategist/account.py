@@ -228,7 +228,7 @@ async def cancel(
         raise Unavailable(f"nothing was cancelled: {error}") from error
     except BrokerError as error:
         raise BadGateway(f"the broker gave no clear answer, so ask again: {error}") from error
-    log.info("order_cancelled", order_id=order_id, broker_id=found.id, key=key.name, taken=asked_for)
+    log.info("order_cancelled", order_id=order_id, broker_id=found.id, key_name=key.name, taken=asked_for)
     if not asked_for:
         raise Conflict(f"the order cannot be cancelled any more: it is {(since or found).status}")
     told = since or found

@@ -1,0 +1,189 @@
+"""What promote, ramp and rollback would write, or why not: pure, from the facts as they were read."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from uuid import UUID
+
+from libs.llm.commands.evidence import REPLAYED_KEYS, FinishedReplay
+from libs.llm.commands.refusal import CommandRefused
+from libs.llm.commands.standing import arms_words, shares_of
+from libs.llm.in_force import Activation, Arms, InForce
+from libs.llm.types import PromptVersion
+
+STEPS = (1, 5, 10, 25, 50)
+"""Shares of all units, in per cent, that a candidate may be given."""
+GUARDRAIL = "guardrail"
+"""Who takes a candidate back without a person. No operator goes by this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a key when a change is asked for. `history` holds its activations, newest first."""
+
+    key: str
+    in_force: InForce
+    history: Sequence[Activation] = ()
+    replay: FinishedReplay | None = None
+    open_replay: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be appended; `arms` are () where no experiment runs afterwards."""
+
+    version: str
+    arms: Arms
+    why: str
+
+
+def promotion(facts: Facts, prompt: PromptVersion, *, reason: str) -> Change | str:
+    """The version for every unit, any experiment ended; a sentence where that is so already.
+
+    Raises `CommandRefused` for a draft, and for a version without evidence where no reason is given.
+    """
+    now = facts.in_force
+    _refuse_draft(prompt)
+    if now.version == prompt.version and now.experiment is None:
+        return f"{prompt.key} {prompt.version} is in force already and no experiment runs: nothing to do"
+    grounds = reason if now.version == prompt.version else _grounds(facts, prompt, reason=reason)
+    return Change(prompt.version, (), f"promoted: {grounds or 'the version in force stays, its experiment ends'}")
+
+
+def ramp(facts: Facts, prompt: PromptVersion, percent: int, *, reason: str) -> Change | str:
+    """`percent` of all units for the version, the rest for the one in force; a sentence where that is so already.
+
+    The version in force keeps its place in the order of the arms, so a candidate that grows keeps its own units.
+    Less than it has needs no evidence. Raises `CommandRefused`.
+    """
+    now, key = facts.in_force, prompt.key
+    _refuse_draft(prompt)
+    if now.version == prompt.version:
+        raise CommandRefused(f"{key} {prompt.version} is in force already: every unit outside the experiment has it")
+    running = () if now.experiment is None else now.experiment.arms
+    others = [version for version, weight in running if weight > 0 and version not in {now.version, prompt.version}]
+    if others:
+        raise CommandRefused(
+            f"an experiment of {key} runs already, {arms_words(running)}: end it first (rollback {key}), "
+            f"since {', '.join(others)} would lose its units"
+        )
+    arms = _arms(running, control=now.version, candidate=prompt.version, percent=percent)
+    has = shares_of(running).get(prompt.version, 0.0)
+    if math.isclose(has, percent):
+        return f"{key} {prompt.version} has {percent} % already: nothing to do"
+    less = percent < has
+    grounds = (reason or f"less than its {has:g} %") if less else _grounds(facts, prompt, reason=reason)
+    return Change(now.version, arms, f"ramped to {percent} %: {grounds}")
+
+
+def rollback(facts: Facts, *, known: Sequence[str], reason: str, further: bool) -> Change | str:
+    """The end of a running experiment, else the version before the last promotion; a sentence where it was done.
+
+    What was done last is not done twice, so that two people who press the same button go back one step, not two;
+    `further` goes on. Raises `CommandRefused` where nothing lies before.
+    """
+    now, key = facts.in_force, facts.key
+    why = f": {reason}" if reason else ""
+    if now.experiment is not None:
+        return Change(now.version, (), f"rolled back, {arms_words(now.experiment.arms)} ended{why}")
+    passed, last_went_back = _path(facts)
+    if last_went_back and not further:
+        last = facts.history[0]
+        return (
+            f"{key} went back already, by {last.who} at {last.at:%Y-%m-%d %H:%M:%S} UTC ({last.why}): "
+            f"{now.version} answers everything. To go back one more step: --further (make: FURTHER=1)"
+        )
+    before = [version for version in passed[:-1] if version in known]
+    if not before:
+        raise CommandRefused(
+            f"there is nothing to roll back: no activation put another version of {key} before {now.version}. "
+            f'To give another one: promote {key} VERSION --reason "…"; there are {", ".join(known)}'
+        )
+    return Change(before[-1], (), f"rolled back from {now.version}{why}")
+
+
+def _refuse_draft(prompt: PromptVersion) -> None:
+    if prompt.released_at is None:
+        raise CommandRefused(
+            f"{prompt.key} {prompt.version} is a draft and may still change under its number: "
+            f"release it first (python -m libs.llm.registry release {prompt.key} {prompt.version})"
+        )
+
+
+def _grounds(facts: Facts, prompt: PromptVersion, *, reason: str) -> str:
+    """Why the version may have units: a replay, or somebody's word for it. Raises `CommandRefused`."""
+    name = f"{prompt.key} {prompt.version}"
+    taken = _taken_back(facts.history, prompt.version)
+    if reason:
+        return f"{reason} ({facts.replay or 'without a replay'})"
+    if taken is not None:
+        raise CommandRefused(
+            f"a guardrail took {name} back at {taken.at:%Y-%m-%d %H:%M:%S} UTC ({taken.why}): "
+            'mend it under a new version, or say why it may go again with --reason "…" (make: REASON="…")'
+        )
+    if facts.replay is not None:
+        return str(facts.replay)
+    otherwise = 'say why it may go without with --reason "…" (make: REASON="…")'
+    if prompt.key not in REPLAYED_KEYS:
+        raise CommandRefused(f"{name} cannot be replayed, since no decisions of {prompt.key} are stored: {otherwise}")
+    if facts.open_replay is not None:
+        raise CommandRefused(f"replay {facts.open_replay} of {name} has not finished: wait for it, or {otherwise}")
+    raise CommandRefused(
+        f"no finished replay of {name} ({prompt.sha256[:12]}) is on record: run one "
+        f"(make replay SINCE=… PROMPT={prompt.key} VERSION={prompt.version}), or {otherwise}"
+    )
+
+
+def _taken_back(history: Sequence[Activation], version: str) -> Activation | None:
+    """The guardrail's row that ended a version's last appearance, if that is how it ended."""
+    for newer, older in zip_longest(history, history[1:]):
+        if version in {newer.version, *dict(newer.arms)}:
+            return None
+        if version in _given_before(newer, older):
+            return newer if newer.who == GUARDRAIL else None
+    return None
+
+
+def _given_before(activation: Activation, older: Activation | None) -> set[str]:
+    """The versions that were given until an activation: by the one before it, else by its ground."""
+    ground = activation.ground
+    if older is not None and older.ground == ground:
+        return {older.version, *dict(older.arms)}
+    if ground.env_arms is not None:
+        return {ground.file_version, *(arm.partition("@")[0] for arm in ground.env_arms.split(","))}
+    in_file = ground.file_experiment
+    return {ground.file_version, *(() if in_file is None else (version for version, _ in in_file["arms"]))}
+
+
+def _arms(running: Arms, *, control: str, candidate: str, percent: int) -> Arms:
+    wanted = {control: float(100 - percent), candidate: float(percent)}
+    names = [version for version, _ in running if version in wanted]
+    order = names if set(names) == set(wanted) else [control, candidate]
+    return tuple((version, wanted[version]) for version in order)
+
+
+def _path(facts: Facts) -> tuple[list[str], bool]:
+    """The versions that were in force on the way to today's, today's last, without those that were gone back from.
+
+    The flag says whether the latest activation rules and gave nothing new: it ended an experiment, or went back.
+    """
+    path: list[str] = []
+    went_back = False
+    older: Activation | None = None
+    for activation in reversed(facts.history):
+        if older is None or older.ground != activation.ground:
+            _visit(path, activation.ground.file_version)  # before it the file ruled
+        went_back = not _visit(path, activation.version) and not activation.arms
+        older = activation
+    _visit(path, facts.in_force.version)
+    return path, went_back and facts.in_force.source == "activation"
+
+
+def _visit(path: list[str], version: str) -> bool:
+    """Go to a version: on to a new one (True), or back to one on the path, which ends there then (False)."""
+    if version not in path:
+        path.append(version)
+        return True
+    del path[path.index(version) + 1 :]
+    return False

@@ -1,0 +1,196 @@
+"""`list`, `history`, `promote`, `ramp` and `rollback`: what is in force, and how it changes."""
+
+import asyncio
+import os
+from argparse import Namespace
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from libs.db.engine import DatabaseError
+from libs.db.opening import open_database
+from libs.llm.activations import activate, history, latest
+from libs.llm.commands.evidence import APPLICATION, LATELY_MIN, asked_lately, finished_replay, open_replay, strangers
+from libs.llm.commands.plans import GUARDRAIL, Change, Facts, promotion, ramp, rollback
+from libs.llm.commands.refusal import CommandRefused
+from libs.llm.commands.standing import (
+    Files,
+    arms_words,
+    given_words,
+    ground_words,
+    read_files,
+    read_files_as_they_are,
+    shares_of,
+    standing_lines,
+)
+from libs.llm.in_force import Activation, InForce
+from libs.llm.types import PromptVersion
+from libs.process import explain
+from libs.settings import SettingsError
+
+REMEMBERED = 200
+"""Activations of a key that are looked through."""
+
+
+@asynccontextmanager
+async def open_transaction() -> AsyncGenerator[AsyncConnection, None]:
+    """A connection in a transaction, committed after the block. Raises what names the database and its trouble."""
+    async with open_database(application=APPLICATION, pool_size=1) as engine, engine.begin() as connection:
+        yield connection
+
+
+def listing(options: Namespace) -> list[str]:
+    """Every version with its hash, what is in force and who said so; * marks the version in force.
+
+    Without a database it shows what file and environment say, and says that it does.
+    """
+    files = read_files_as_they_are(options)
+    keys = files.registry.keys()
+    alone = [line for key in keys for line in _key_lines(files, key, files.in_force(key, None), asked={})]
+    if not (os.environ.get("DATABASE_URL") or os.environ.get("DATABASE_URL_FILE")):
+        return [*files.warnings, *alone, "note: DATABASE_URL names no database: activations are not shown"]
+    try:
+        return [*files.warnings, *asyncio.run(_all_lines(files))]
+    except (DatabaseError, SettingsError, OSError, SQLAlchemyError) as error:
+        return [*files.warnings, *alone, f"warning: activations are not shown: {explain(error)}"]
+
+
+async def _all_lines(files: Files) -> list[str]:
+    lines: list[str] = []
+    keys = files.registry.keys()
+    async with open_transaction() as connection:
+        activations = await latest(connection)
+        for key in keys:
+            found = files.in_force(key, activations.get(key))
+            asked = await asked_lately(connection, key, minutes=LATELY_MIN)
+            lines += _key_lines(files, key, found, asked=asked)
+            lines += _strange(key, await strangers(connection, key, found))
+    return lines
+
+
+def _key_lines(files: Files, key: str, found: InForce, *, asked: Mapping[str, int]) -> list[str]:
+    versions = files.registry.versions(key).values()
+    return [*standing_lines(key, found), *(_version_line(files, one, found, asked=asked) for one in versions)]
+
+
+def _strange(key: str, versions: Mapping[str, int]) -> list[str]:
+    return [
+        f"warning: services asked {key} {version} {calls} times lately, which nobody is given by what stands here: "
+        "they run with another file or another LLM_AB_BUCKETS, and what is done here may not reach them"
+        for version, calls in versions.items()
+    ]
+
+
+def _version_line(files: Files, prompt: PromptVersion, found: InForce, *, asked: Mapping[str, int]) -> str:
+    shares = {found.version: 100.0} if found.experiment is None else shares_of(found.experiment.arms)
+    released = "draft" if prompt.released_at is None else f"released {prompt.released_at.isoformat()}"
+    notes = ["not held against its lock" if files.warnings else released]
+    notes += [f"{shares[prompt.version]:.4g} %"] if prompt.version in shares else []
+    notes += [f"{asked[prompt.version]} calls in {LATELY_MIN} min"] if prompt.version in asked else []
+    mark = "*" if prompt.version == found.version else " "
+    return f"{mark} {prompt.key} {prompt.version} {prompt.sha256[:12]} {', '.join(notes)}"
+
+
+def show_history(options: Namespace) -> list[str]:
+    """The activations of a key, newest first, below what is in force."""
+    files = read_files_as_they_are(options)
+    rows = asyncio.run(_history(options.key))
+    found = files.in_force(options.key, rows[0] if rows else None)
+    lines = [_history_line(row) for row in rows[: options.limit]] or [f"no activation of {options.key} is on record"]
+    return [*files.warnings, *standing_lines(options.key, found), *lines]
+
+
+async def _history(key: str) -> list[Activation]:
+    async with open_transaction() as connection:
+        return await history(connection, key, limit=REMEMBERED)
+
+
+def _history_line(row: Activation) -> str:
+    gives = arms_words(row.arms) if row.arms else f"{row.version} alone"
+    where = ground_words(row.ground)
+    return f"{row.id} {row.at:%Y-%m-%d %H:%M:%S} UTC {row.who}: {gives} ({row.why}); ground: {where}"
+
+
+def promote(options: Namespace) -> list[str]:
+    """Give every unit a version."""
+    files = read_files(options)
+    prompt = files.registry.version(options.key, options.version)
+    return _change(options, files, prompt, lambda facts: promotion(facts, prompt, reason=options.reason))
+
+
+def ramp_up(options: Namespace) -> list[str]:
+    """Give a share of the units a version."""
+    files = read_files(options)
+    prompt = files.registry.version(options.key, options.version)
+    return _change(options, files, prompt, lambda facts: ramp(facts, prompt, options.percent, reason=options.reason))
+
+
+def roll_back(options: Namespace) -> list[str]:
+    """End a running experiment, else go back to what was in force before the last promotion."""
+    files = read_files_as_they_are(options)
+    known = list(files.registry.versions(options.key))
+
+    def plan(facts: Facts) -> Change | str:
+        return rollback(facts, known=known, reason=options.reason, further=options.further)
+
+    return [*files.warnings, *_change(options, files, files.registry.active(options.key), plan)]
+
+
+Plan = Callable[[Facts], Change | str]
+
+
+def _change(options: Namespace, files: Files, prompt: PromptVersion, plan: Plan) -> list[str]:
+    who = options.operator.strip()
+    if not who or who == GUARDRAIL:
+        raise CommandRefused('say who does this: --operator NAME (make: OPERATOR=NAME), and not "guardrail"')
+    return asyncio.run(_write(files, prompt, plan, who=who))
+
+
+async def _write(files: Files, prompt: PromptVersion, plan: Plan, *, who: str) -> list[str]:
+    key = prompt.key
+    async with open_transaction() as connection:
+        facts = await _facts(connection, files, prompt)
+        before = facts.in_force
+        warnings = [*standing_lines(key, before)[1:], *_strange(key, await strangers(connection, key, before))]
+        try:
+            change = plan(facts)
+        except CommandRefused as error:
+            raise CommandRefused("\n".join([*warnings, str(error)])) from error
+        if isinstance(change, str):
+            return [*warnings, change, standing_lines(key, before)[0]]
+        judged_by = None if before.activation is None else before.activation.id
+        written = await activate(
+            connection,
+            key=key,
+            version=change.version,
+            arms=change.arms,
+            who=who,
+            why=change.why,
+            ground=before.ground,
+            expected=judged_by,
+        )
+        if written is None:
+            raise CommandRefused(
+                f"somebody changed {key} in this very moment; nothing was done: make prompts, then again"
+            )
+    after = files.in_force(key, written)
+    return [*warnings, f"before: {key}: {given_words(before)}", f"now: {standing_lines(key, after)[0]}", _reach(files)]
+
+
+def _reach(files: Files) -> str:
+    return (
+        f"every process whose prompts are those of {files.path} follows within seconds; `make prompts` counts its calls"
+    )
+
+
+async def _facts(connection: AsyncConnection, files: Files, prompt: PromptVersion) -> Facts:
+    rows = await history(connection, prompt.key, limit=REMEMBERED)
+    return Facts(
+        key=prompt.key,
+        in_force=files.in_force(prompt.key, rows[0] if rows else None),
+        history=rows,
+        replay=await finished_replay(connection, prompt),
+        open_replay=await open_replay(connection, prompt),
+    )

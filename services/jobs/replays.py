@@ -1,0 +1,98 @@
+"""Batch replays: each is worked on by one process at a time, which asks with its own share of the model's slots.
+
+A process takes the oldest batch that nobody holds, and stays with it to the end. One that dies, or loses Postgres,
+frees its batch, and the next process that looks goes on with it.
+"""
+
+from uuid import UUID
+
+import structlog
+from prometheus_client import Gauge
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from libs.judgement.rules import Rules
+from libs.llm.settings import LLMSettings
+from libs.model_client import LEXI, Model
+from libs.replay.batch import BatchRun
+from libs.replay.batch_ask import BatchFailed, Road, patient
+from libs.replay.batch_figures import figures
+from libs.replay.batch_report import report
+from libs.replay.batches import end, still_open
+from libs.replay.held_batch import Held
+from libs.upstreams.types import UpstreamStatus
+
+LONG_STATEMENT_S = 300.0
+"""How long gathering a period's decisions, or the sums of a report, may take."""
+
+RUNNING = Gauge("lexi_replay_batch_running", "1 while this process works on a batch replay")
+
+log = structlog.get_logger(__name__)
+
+
+def road_to(model: Model, rules: Rules, settings: LLMSettings) -> Road:
+    """How this process asks for a batch: with its whole share, since nothing else here asks the model."""
+
+    def lexi() -> UpstreamStatus:
+        return next(status for status in model.upstreams.status() if status.name == LEXI)
+
+    return Road(
+        client=model.client,
+        prompts=model.prompts,
+        rules=rules,
+        limits=patient(settings.limits()),
+        places=lambda: lexi().slots,
+        model=lambda: lexi().model,
+    )
+
+
+class Replays:
+    """Works on batches, one after the other. `engine` is its own: a batch keeps one connection to the end."""
+
+    def __init__(self, engine: AsyncEngine, road: Road) -> None:
+        self._engine = engine
+        self._road = road
+
+    async def step(self) -> bool:
+        """Take a batch and bring it to its end; False where there is none to take."""
+        async with self._engine.connect() as connection:
+            waiting = await still_open(connection)
+        for batch_id in waiting:
+            if await self._work_on(batch_id):
+                return True
+        return False
+
+    async def _work_on(self, batch_id: UUID) -> bool:
+        async with self._engine.connect() as connection:
+            others = False
+            try:
+                held = await Held.take(connection, batch_id)
+                others = held is None
+                if held is None:
+                    return False
+                RUNNING.set(1)
+                await self._to_the_end(held, connection)
+                return True
+            finally:
+                RUNNING.set(0)
+                if not others:  # the lock lasts as long as the connection does
+                    await connection.invalidate()
+
+    async def _to_the_end(self, held: Held, connection: AsyncConnection) -> None:
+        batch = held.batch
+        log.info("replay_batch_taken", batch=str(batch.id), prompt=batch.prompt_key, version=batch.prompt_version)
+        try:
+            if not await BatchRun(held, self._road).run():
+                log.info("replay_batch_was_ended", batch=str(batch.id))
+                return
+        except BatchFailed as error:
+            log.warning("replay_batch_failed", batch=str(batch.id), reason=str(error))
+            async with connection.begin():
+                await end(connection, batch.id, "failed", error=str(error))
+            return
+        async with connection.begin():
+            found = await figures(connection, batch.id)
+            made = report(found, key=batch.prompt_key, version=batch.prompt_version)
+            # A version that answered nothing has shown nothing: that must not look like a trial that was passed.
+            nothing = None if made["counts"]["answered"] else made["sentence"]
+            await end(connection, batch.id, "failed" if nothing else "done", error=nothing, report=made)
+        log.info("replay_batch_done", batch=str(batch.id), counts=made["counts"])

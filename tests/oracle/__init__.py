@@ -1,0 +1,1 @@
+"""Our sequential statistics beside other people's: gbstats (GrowthBook) and ville, in an environment of their own."""
