@@ -100,7 +100,7 @@ key: install ## Print a new key once: make key NAME=quant SCOPES=read,infer (for
 		$(if $(CACHE),--cache "$(CACHE)") $(if $(RECORD),--record "$(RECORD)")
 
 replay: $(VENV_IF_MISSING) ## Try a version on stored decisions: make replay SINCE=yesterday PROMPT=policy VERSION=1.1.0
-	@$(WITH_ENV_AT_ONCE) --database libs.replay.batch_progress $${ID:+--id "$$ID"} $${SINCE:+--since "$$SINCE"} \
+	@$(WITH_ENV_AT_ONCE) --database libs.replay.batch $${ID:+--id "$$ID"} $${SINCE:+--since "$$SINCE"} \
 		$${UNTIL:+--until "$$UNTIL"} $${PROMPT:+--prompt "$$PROMPT"} $${VERSION:+--version "$$VERSION"} \
 		$${LIMIT:+--limit "$$LIMIT"} $(BY)
 

@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from bench.database import migrated
 from libs.db.engine import driver_url
 from libs.exposures import phases
-from libs.exposures.counts import counted
 from libs.exposures.figures import ExperimentReport
+from libs.exposures.looks import counted
 from libs.llm.experiments import Experiment, bounds_of, worths_of
 from libs.telemetry import configure
 from tools.local_stack.postgres import EmbeddedPostgres

@@ -82,6 +82,8 @@ class Verdicts:
 
     def __str__(self) -> str:
         aside = f" ({self.without_policy} exits and repeated orders left out)" if self.without_policy else ""
+        if not self.checked:
+            return f"0 verdicts: nothing to check{aside}"
         if self.first is None:
             return f"{self.checked} verdicts: all as stored{aside}"
         return f"{self.checked} verdicts: {self.different} differ{aside}\nthe first difference: {self.first}"
@@ -201,27 +203,47 @@ def decision_of(record: Mapping[str, Any]) -> StoredDecision | None:
     )
 
 
-async def run(options: argparse.Namespace) -> tuple[list[str], bool]:
-    """Check all that was asked for: what to print, and whether everything came out as stored."""
+@dataclass(slots=True)
+class Outcome:
+    """What to print of a check, whether everything came out as stored, and why that says nothing where it does."""
+
+    printed: list[str]
+    well: bool = True
+    nothing: str | None = None
+
+
+async def run(options: argparse.Namespace) -> Outcome:
+    """Check all that was asked for.
+
+    A period may have forecasts and no verdicts, as long as nobody trades. A file that was named holds what to check.
+    """
     files: list[Path] = options.files
     gate_files = [path for path in files if path.name.startswith(VERDICTS)]
     options.files = [path for path in files if path not in gate_files]
-    verdicts, printed, well = Verdicts(), list[str](), True
+    verdicts, outcome = Verdicts(), Outcome([])
     if options.files or options.since is not None:
         decisions = await run_check(options)
-        printed.append(str(decisions))
-        well = decisions.first is None
+        outcome.printed.append(str(decisions))
+        outcome.well, outcome.nothing = decisions.first is None, decisions.nothing
     for path in gate_files:
         check_file(path, verdicts)
     if options.since is not None:
         await check_stored(verdicts, since=options.since, until=options.until)
     if gate_files or options.since is not None:
-        printed.append(str(verdicts))
-    return printed, well and verdicts.first is None
+        outcome.printed.append(str(verdicts))
+    outcome.well = outcome.well and verdicts.first is None
+    if verdicts.checked and not files:
+        outcome.nothing = None
+    if gate_files and not verdicts.checked:
+        outcome.nothing = outcome.nothing or "no verdict was checked: there is none in the files"
+    return outcome
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check, and print how it went. 0 when all is as stored, 1 with the first difference, 2 where it cannot be done."""
+    """Check, and print how it went.
+
+    0 when all is as stored, 1 with the first difference, 2 where it cannot be done, or nothing was there to check.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m tools.replay_check", description="Recorded answers, exactly again."
     )
@@ -230,15 +252,20 @@ def main(arguments: Sequence[str]) -> int:
     if not options.files and options.since is None:
         parser.error("give files of cases, or --since for what is stored")
     try:
-        printed, well = asyncio.run(run(options))
+        outcome = asyncio.run(run(options))
     except Exception as error:
         line = explain(error)
         if line is None:
             raise
         sys.stderr.write(f"{mask_text(line)}\n")
         return 2
-    sys.stdout.write("".join(f"{line}\n" for line in printed))
-    return 0 if well else 1
+    sys.stdout.write("".join(f"{line}\n" for line in outcome.printed))
+    if not outcome.well:
+        return 1
+    if outcome.nothing is not None:
+        sys.stderr.write(f"{outcome.nothing}\n")
+        return 2
+    return 0
 
 
 if __name__ == "__main__":

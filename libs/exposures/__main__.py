@@ -10,9 +10,9 @@ from pathlib import Path
 from libs import telemetry
 from libs.db.opening import open_database
 from libs.exposures import phases
-from libs.exposures.counts import counted
 from libs.exposures.course import courses
 from libs.exposures.guardrails import evaluate
+from libs.exposures.looks import counted
 from libs.exposures.page import Story, page
 from libs.llm.activations import history, latest
 from libs.llm.prompts import Prompts

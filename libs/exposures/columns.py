@@ -20,7 +20,7 @@ MICROSECONDS_OF_DAY: Final = 86_400_000_000
 
 STATUS: Final = {"ok": 1, "invalid": 2, "unavailable": 3, "skipped": 4}
 STATUS_BITS: Final = 7
-TIMED_OUT, CACHED, ALLOW, RULED, RULES_ALLOW, BUY, SELL = (1 << bit for bit in range(3, 10))
+TIMED_OUT, CACHED, ALLOW, RULED, RULES_ALLOW, BUY, SELL, TIMED = (1 << bit for bit in range(3, 11))
 
 RECORD: Final = np.dtype(
     [("as_of", ">i8"), ("ticker", ">i8"), ("unit", ">i8"), ("flags", ">i4"), ("ms", ">f4"), ("tokens", ">i4"),
@@ -41,6 +41,7 @@ PACKED: Final = f"""
     + case when rules_allow is not null then {RULED} else 0 end
     + case when rules_allow then {RULES_ALLOW} else 0 end
     + case side when 'buy' then {BUY} when 'sell' then {SELL} else 0 end
+    + case when total_ms is not null then {TIMED} else 0 end
   ) || float4send(coalesce(total_ms, 0)) || int4send(coalesce(tokens, 0)) ||
   float8send(coalesce(realised_return, 'NaN'))
 """
@@ -117,7 +118,7 @@ class Columns:
 
     @cached_property
     def invalid(self) -> Bools:
-        """Whether an answer came that does not validate."""
+        """Whether an answer came that does not validate, or the version could not even be asked."""
         return self.status == STATUS["invalid"]
 
     @cached_property
@@ -139,6 +140,11 @@ class Columns:
     def entry(self) -> Bools:
         """Whether the forecast says to buy or to sell."""
         return (self.flags & (BUY | SELL)) != 0
+
+    @cached_property
+    def timed(self) -> Bools:
+        """Whether the model was asked, so that there is a time."""
+        return (self.flags & TIMED) != 0
 
     @cached_property
     def timed_out(self) -> Bools:

@@ -1,20 +1,20 @@
 """How often the arms of an experiment failed, were slow, and allowed: what guardrails look at every few seconds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from typing import Final
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.judgement.assess import POLICY
-from libs.llm.experiments import Experiment, bounds_of
 
 
 @dataclass(frozen=True, slots=True)
 class UnitSums:
-    """Decisions by the unit that was drawn: the units, and the sums of n * n, n * t and t * t over them.
+    """Exposures by the unit that was drawn: the units, and the sums of n * n, n * t and t * t over them.
 
-    n is how often a unit was decided on, t how often it was allowed.
+    n is how many exposures of a unit count, t how many of them are hits: failed, were slow, or allowed.
     """
 
     units: int
@@ -27,10 +27,12 @@ class UnitSums:
 class ArmCounts:
     """What came of one arm's exposures in a phase, by their first judgement.
 
-    `judged` had an answer or ran out of time; what failed for other reasons, such as a model that is away, counts for
-    nobody. `answered` were answered by the model and not by the reply cache, `slow` of them took longer than was
-    asked about. `decided` are the answers of the policy, `allowed` those of them that allow; one that is not valid is a
-    deny. `units` are only counted where they are asked for.
+    `judged` were really asked and had an answer or ran out of time, or could not be asked through a fault of their
+    version; what failed for other reasons, such as a model that is away, counts for nobody. Replies from the cache do
+    not count, as only valid ones are kept: an arm that was asked before would look better, and an outage would seem to
+    spare it. `answered` of them have a time, `slow` took longer than was asked about. `decided` are the answers of
+    the policy, kept ones among them, `allowed` those that allow; one that is not valid is a deny. `units` are by
+    guardrail, and only counted where they are asked for.
     """
 
     arm: str
@@ -41,7 +43,7 @@ class ArmCounts:
     slow: int = 0
     decided: int = 0
     allowed: int = 0
-    units: UnitSums | None = None
+    units: Mapping[str, UnitSums] = field(default_factory=dict[str, UnitSums])
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +55,44 @@ class ArmUnits:
 
 
 _CAME = "status in ('ok', 'invalid')"
-_JUDGED = f"({_CAME} or timed_out)"
+_ASKED = f"{_CAME} and cached is not true"
+_JUDGED = f"({_ASKED} or timed_out)"
+_ANSWERED = f"{_ASKED} and total_ms is not null"
+_SLOW = f"{_ANSWERED} and total_ms > cast(:slow_ms as float8)"
+_INVALID = "status = 'invalid' and cached is not true"
 
 COUNTS = text(
     f"""
-    select arm, count(*) filter (where {_JUDGED}) as judged, count(*) filter (where status = 'invalid') as invalid,
-      count(*) filter (where timed_out) as timed_out, count(*) filter (where {_CAME} and not cached) as answered,
-      count(*) filter (where {_CAME} and not cached and total_ms > cast(:slow_ms as float8)) as slow,
+    select arm, count(*) filter (where {_JUDGED}) as judged, count(*) filter (where {_INVALID}) as invalid,
+      count(*) filter (where timed_out) as timed_out, count(*) filter (where {_ANSWERED}) as answered,
+      count(*) filter (where {_SLOW}) as slow,
       count(*) filter (where {_CAME} and key = :policy) as decided,
       count(*) filter (where {_CAME} and key = :policy and allow) as allowed
     from exposures where key = :key and phase = :phase group by arm
     """
 )
 
-DECISIONS_BY_UNIT = text(
-    f"""
-    select arm, count(*) as units, cast(sum(n * n) as float8) as nn, cast(sum(n * t) as float8) as nt,
-      cast(sum(t * t) as float8) as tt
-    from (
-      select arm, count(*) as n, count(*) filter (where allow) as t from exposures
-      where key = :key and phase = :phase and {_CAME} group by arm, unit
-    ) as drawn group by arm
-    """
-)
+
+def _by_unit(counted: str, hit: str) -> TextClause:
+    return text(
+        f"""
+        select arm, count(*) as units, cast(sum(n * n) as float8) as nn, cast(sum(n * t) as float8) as nt,
+          cast(sum(t * t) as float8) as tt
+        from (
+          select arm, count(*) as n, count(*) filter (where {hit}) as t from exposures
+          where key = :key and phase = :phase and {counted} group by arm, unit
+        ) as drawn group by arm
+        """
+    )
+
+
+BY_UNIT: Final[Mapping[str, TextClause]] = {
+    "invalid_rate": _by_unit(_JUDGED, _INVALID),
+    "timeout_rate": _by_unit(_JUDGED, "timed_out"),
+    "p95_latency_ms": _by_unit(_ANSWERED, _SLOW),
+    "deny_to_allow": _by_unit(_CAME, "allow"),
+}
+"""What each guardrail counts, by the unit that was drawn."""
 
 UNITS = text(
     f"""
@@ -87,38 +104,38 @@ UNITS = text(
     """
 )
 
+GIVEN_LATELY = text(
+    """
+    select key, phase from exposures where assigned_at > now() - make_interval(mins => :minutes)
+    group by key, phase order by key, phase
+    """
+)
+
 
 async def arm_counts(
-    connection: AsyncConnection, key: str, phase: str, *, slow_ms: float | None, turned: float | None = None
+    connection: AsyncConnection, key: str, phase: str, *, slow_ms: float | None
 ) -> dict[str, ArmCounts]:
-    """Counts per arm of a phase; an arm without exposures has no entry.
-
-    `slow_ms` is what `slow` is counted by, None counts none. `turned` asks for the decisions by unit where the rates
-    at which two arms allow differ by more than that; they cost several times as much as the rest.
-    """
+    """Counts per arm of a phase; an arm without exposures has no entry. `slow_ms` is what `slow` is counted by, None
+    counts none."""
     asked = {"key": key, "phase": phase, "slow_ms": slow_ms, "policy": POLICY}
-    found = {row["arm"]: ArmCounts(**row) for row in (await connection.execute(COUNTS, asked)).mappings()}
-    if turned is None or _spread(found) <= turned:
-        return found
-    rows = (await connection.execute(DECISIONS_BY_UNIT, {"key": key, "phase": phase})).mappings()
-    by_unit = {row["arm"]: UnitSums(row["units"], row["nn"], row["nt"], row["tt"]) for row in rows}
-    return {arm: replace(counts, units=by_unit.get(arm)) for arm, counts in found.items()}
+    return {row["arm"]: ArmCounts(**row) for row in (await connection.execute(COUNTS, asked)).mappings()}
 
 
-def _spread(counts: Mapping[str, ArmCounts]) -> float:
-    rates = [each.allowed / each.decided for each in counts.values() if each.decided]
-    return max(rates) - min(rates) if rates else 0.0
-
-
-async def counted(connection: AsyncConnection, key: str, experiment: Experiment) -> dict[str, ArmCounts]:
-    """Everything `libs.exposures.guardrails.evaluate` needs to know of an experiment's phase."""
-    bounds = bounds_of(experiment.guardrails)
-    return await arm_counts(
-        connection, key, experiment.phase, slow_ms=bounds["p95_latency_ms"], turned=bounds["deny_to_allow"]
-    )
+async def unit_sums(
+    connection: AsyncConnection, key: str, phase: str, *, guardrail: str, slow_ms: float | None
+) -> dict[str, UnitSums]:
+    """What a guardrail counts, per arm of a phase and by unit. It costs several times as much as `arm_counts`."""
+    asked = {"key": key, "phase": phase} | ({"slow_ms": slow_ms} if guardrail == "p95_latency_ms" else {})
+    rows = (await connection.execute(BY_UNIT[guardrail], asked)).mappings()
+    return {row["arm"]: UnitSums(row["units"], row["nn"], row["nt"], row["tt"]) for row in rows}
 
 
 async def unit_counts(connection: AsyncConnection, key: str, phase: str) -> dict[str, ArmUnits]:
     """Units per arm of a phase."""
     rows = (await connection.execute(UNITS, {"key": key, "phase": phase})).mappings()
     return {row["arm"]: ArmUnits(row["assigned"], row["settled"]) for row in rows}
+
+
+async def given_lately(connection: AsyncConnection, *, minutes: int) -> list[tuple[str, str]]:
+    """The keys and phases that forecasts were given arms by in the last minutes. It goes over the whole table."""
+    return [(row.key, row.phase) for row in await connection.execute(GIVEN_LATELY, {"minutes": minutes})]

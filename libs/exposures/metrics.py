@@ -1,8 +1,10 @@
 """What arms are compared by: for each metric the exposures it speaks of, and the value each of them has.
 
-Only first answers count, so that an exposure speaks once. An answer of the policy that is not valid counts as a deny,
-as the gate takes it: to leave it out would let an arm choose its own sample. What no answer came for counts for nobody
-here; timeouts have a guardrail, and the sample-ratio check at outcome shows an arm that loses its answers.
+Only first answers count, so that an exposure speaks once. Only valid answers are kept in the reply cache, so validity
+is a matter of those that were not: else an arm would look better for having been asked before. A version that cannot
+be asked at all has an invalid answer, without a time and tokens. An answer of the policy that is not valid counts as a
+deny, as the gate takes it: to leave it out would let an arm choose its own sample. What no answer came for counts for
+nobody here; timeouts have a guardrail, and the sample-ratio check at outcome shows an arm that loses its answers.
 """
 
 from collections.abc import Callable, Mapping
@@ -58,6 +60,10 @@ def _asked(rows: Columns) -> Bools:
     return rows.answered & ~rows.cached
 
 
+def _timed(rows: Columns) -> Bools:
+    return _asked(rows) & rows.timed
+
+
 def _ruled(rows: Columns) -> Bools:
     return rows.answered & rows.ruled
 
@@ -82,16 +88,16 @@ ALL: Final[Mapping[str, Metric]] = {
     metric.name: metric
     for metric in (
         Metric(
-            "validity", "the share of answers that validate", "rate", "up",
-            _answered, lambda rows: rows.valid.astype(float), decides=False,
+            "validity", "the share of answers that validate, of those not kept from before", "rate", "up",
+            _asked, lambda rows: rows.valid.astype(float), decides=False,
         ),
         Metric(
             "latency", "the mean time of an answer that was not kept from before", "milliseconds", "down",
-            _asked, lambda rows: rows.total_ms, decides=False,
+            _timed, lambda rows: rows.total_ms, decides=False,
         ),
         Metric(
             "tokens", "the mean tokens, in and out, of an answer that was not kept from before", "tokens", "down",
-            _asked, lambda rows: rows.tokens, decides=False,
+            _timed, lambda rows: rows.tokens, decides=False,
         ),
         Metric(
             "deny_rate", "the share of answers that do not allow", "rate", None,

@@ -1,6 +1,7 @@
 """Which phase of an experiment is meant, and the report on it: what the route and the page both ask for."""
 
 import asyncio
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +13,11 @@ from libs.exposures.metrics import metrics_of
 from libs.exposures.report import candidates_of, report
 from libs.exposures.sums import Phase, PhaseSums, read_phase, sums_of
 from libs.llm.activations import history
-from libs.llm.experiments import Experiment, bounds_of, worths_of
-from libs.llm.in_force import Activation, in_force
+from libs.llm.experiments import Experiment, bounds_of, parse_buckets, worths_of
+from libs.llm.in_force import Activation, Ground, in_force
 from libs.llm.prompts import Prompts
+from libs.llm.registry import Registry
+from libs.llm.types import PromptVersion
 
 MOST_ACTIVATIONS = 1000
 ACTIVATION = "activation-"
@@ -43,8 +46,9 @@ class Asked:
 async def find(connection: AsyncConnection, now: Prompts, key: str, phase: str | None = None) -> Asked:
     """The phase that is asked for, the running one where none is. Raises `NoExperiment`.
 
-    A phase that has ended is known by its activation, or by the file where that says the same still. Of others only
-    the arms are known, from their exposures; the arm that most were given then counts as the control.
+    A phase that has ended is known by its activation, or by what file and environment say, or said when anything was
+    activated. Of others only the arms are known, from their exposures; the arm that most were given then counts as the
+    control.
     """
     if key not in now.in_force:
         raise NoExperiment(f"there is no prompt {key}")
@@ -77,14 +81,66 @@ async def _last(connection: AsyncConnection, key: str) -> str:
 
 
 async def _as_it_was(connection: AsyncConnection, now: Prompts, key: str, phase: str) -> Experiment | None:
-    """The experiment of a phase that is not in force, None where nothing says what it was."""
-    in_file = in_force(now.registry, key, buckets={}, activation=None).experiment
-    if in_file is not None and in_file.phase == phase:
-        return in_file
-    for one in await history(connection, key, limit=MOST_ACTIVATIONS):
+    """The experiment of a phase that is not in force, None where nothing says what it was.
+
+    Activations keep what file and environment said when they were made, so that of a guardrail, or of a person, knows
+    the experiment that it ended.
+    """
+    changes = await history(connection, key, limit=MOST_ACTIVATIONS)
+    for one in changes:
         if f"{ACTIVATION}{one.id}" == phase and one.arms:
             return _of_activation(one)
+    for ground in (now.in_force[key].ground, *(one.ground for one in changes)):
+        for said in _said_by(ground, now.registry, key):
+            if said.phase == phase:
+                return said
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Once:
+    """The prompts' file as it named a key's version and experiment once; the versions themselves are today's."""
+
+    registry: Registry
+    key: str
+    version: str
+    said: Experiment | None
+
+    def keys(self) -> tuple[str, ...]:
+        return (self.key,)
+
+    def versions(self, key: str) -> Mapping[str, PromptVersion]:
+        return self.registry.versions(key)
+
+    def active(self, key: str) -> PromptVersion:
+        return self.registry.version(key, self.version)
+
+    def experiment(self, key: str) -> Experiment | None:
+        return self.said if key == self.key else None
+
+
+def _said_by(ground: Ground, registry: Registry, key: str) -> Iterator[Experiment]:
+    """What the environment and the file asked for once; nothing of versions that are not in the file any more."""
+    buckets = parse_buckets("" if ground.env_arms is None else f"{key}:{ground.env_arms}")
+    once = _Once(registry, key, ground.file_version, _of_file(ground))
+    named = {ground.file_version, *(arm for each in (once.said, *buckets.values()) if each for arm, _ in each.arms)}
+    if not named <= registry.versions(key).keys():
+        return
+    for said in (in_force(once, key, buckets=buckets), in_force(once, key, buckets={})):
+        if said.experiment is not None:
+            yield said.experiment
+
+
+def _of_file(ground: Ground) -> Experiment | None:
+    said: dict[str, Any] | None = ground.file_experiment
+    if said is None:
+        return None
+    return Experiment(
+        arms=tuple((str(version), float(weight)) for version, weight in said["arms"]),
+        unit=said.get("unit", Experiment(()).unit),
+        guardrails=said.get("guardrails"),
+        metrics=said.get("metrics"),
+    )
 
 
 def _of_activation(activation: Activation) -> Experiment:

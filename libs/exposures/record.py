@@ -6,6 +6,7 @@ partitions of `forecasts` and never touches this table, which has all that a rep
 and prompt that an experiment gave an arm, about 500 bytes.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,10 +18,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.judgement.types import Decision, Side
 from libs.llm.types import Answer, AnswerStatus
-from libs.upstreams.errors import DeadlineExceeded, FirstTokenTimeout, IdleTimeout
+from libs.upstreams.errors import DeadlineExceeded, FirstTokenTimeout, IdleTimeout, PromptTooLong, Refused
 
 # Waiting for a slot of our own is no fault of an arm, so that `NoSlot` is none of these.
 TIMEOUTS: Final = frozenset({DeadlineExceeded.code, FirstTokenTimeout.code, IdleTimeout.code})
+
+# Statuses of a refusal that say nothing of the request: what to try again, and what is wrong with the address or key.
+NOT_OF_THE_REQUEST: Final = frozenset({401, 403, 404, 408, 409, 425, 429})
+_ANSWERED: Final = re.compile(r"answered (\d{3})\b")
 
 Status: TypeAlias = AnswerStatus | Literal["skipped"]
 
@@ -79,8 +84,9 @@ class Assigned:
 class Noted:
     """What the first judgement of an exposure brought. `arm` is the arm that was asked, None where none was.
 
-    `tokens` are those in and out of the call whose answer counts, `total_ms` its whole time with repairs; `allow` is
-    None without a valid decision, and `rules_allow` where the prompt decides nothing.
+    `tokens` are those in and out of the call whose answer counts (after a repair, of the repair), `total_ms` its whole
+    time with repairs; both are None where nothing could be asked. `allow` is None without a valid decision, and
+    `rules_allow` where the prompt decides nothing.
     """
 
     key: str
@@ -111,12 +117,21 @@ def note(
     answer: Answer | None,
     decision: Decision | None = None,
     rules_allow: bool | None = None,
+    fault: str | None = None,
 ) -> Noted | None:
-    """What to note of an answer to the prompt `key`; None for one that no experiment asked for."""
+    """What to note of an answer to the prompt `key`; None for one that no experiment asked for.
+
+    A version that cannot be asked must not stay unseen: where the request itself is why there is no answer, it is
+    noted as an invalid answer that took no time and no tokens. `fault` says what broke before anything was asked, such
+    as a template; it is None where nothing did, so that nobody is to blame.
+    """
     if answer is None:
-        return Noted(key, forecast_id, None, rules_allow=rules_allow)
+        status: Status = "skipped" if fault is None else "invalid"
+        return Noted(key, forecast_id, None, status=status, rules_allow=rules_allow)
     if not answer.arm:
         return None
+    if answer.status == "unavailable" and _of_the_request(answer.error or ""):
+        return Noted(key, forecast_id, answer.arm, answer.call_id, status="invalid", rules_allow=rules_allow)
     code = (answer.error or "").partition(":")[0]
     return Noted(
         key=key,
@@ -131,6 +146,16 @@ def note(
         allow=None if decision is None else decision.allow,
         rules_allow=rules_allow,
     )
+
+
+def _of_the_request(error: str) -> bool:
+    """Whether the error of an answer, as `CODE: words`, says that this request would never be answered."""
+    code, _, said = error.partition(": ")
+    if code != Refused.code:
+        return code == PromptTooLong.code
+    answered = _ANSWERED.match(said)  # else the engine refused inside its stream, which it does with 4xx only
+    status = 400 if answered is None else int(answered[1])
+    return 400 <= status < 500 and status not in NOT_OF_THE_REQUEST
 
 
 async def assign(connection: AsyncConnection, rows: Sequence[Assigned]) -> None:

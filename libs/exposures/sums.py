@@ -37,7 +37,8 @@ READ = text(
 class ArmSums:
     """How many exposures of an arm came how far. `units` are what was drawn, each counted once.
 
-    `answered` are valid or invalid answers; `skipped` were never asked (a newer tick came, a fault of our own).
+    `answered` are valid or invalid answers; a version that cannot be asked has the latter. `skipped` were
+    never asked, since a newer tick came.
     `settled` have an outcome; `units_settled` are units with an answer and an outcome.
     """
 

@@ -1,11 +1,11 @@
 """The table `activations`: what was promoted, ramped and rolled back, by whom and why. Rows are only ever added.
 
-Every row carries the ground it was made on, so that each process can tell for itself whether it still rules; see
+Every row carries the ground it was made on, so that each process can tell for itself which one rules for it; see
 `libs.llm.in_force`.
 """
 
 import json
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sqlalchemy import RowMapping, text
 from sqlalchemy.dialects.postgresql import JSONB
@@ -18,7 +18,16 @@ from libs.llm.in_force import Activation, Arms, Ground, arms_as_pairs
 _COLUMNS = "id, key, version, arms, who, why, file_version, file_experiment, env_arms, at"
 _JSON = {"arms": JSONB, "file_experiment": JSONB}
 
-LATEST = text(f"select distinct on (key) {_COLUMNS} from activations order by key, id desc").columns(**_JSON)
+LATEST = text(
+    f"""
+    select {_COLUMNS} from (
+      select distinct on (key, file_version, file_experiment, env_arms) {_COLUMNS} from activations
+      order by key, file_version, file_experiment, env_arms, id desc
+    ) as latest
+    order by id desc
+    """
+).columns(**_JSON)
+WHOLE = text(f"select {_COLUMNS} from activations where key = any(:keys) order by id desc").columns(**_JSON)
 HISTORY = text(f"select {_COLUMNS} from activations where key = :key order by id desc limit :limit").columns(**_JSON)
 LOCK = text("select pg_advisory_xact_lock(hashtext('activations:' || cast(:key as text)))")
 LAST_ID = text("select id from activations where key = :key order by id desc limit 1")
@@ -32,13 +41,20 @@ APPEND = text(
 ).columns(**_JSON)
 
 
-async def latest(connection: AsyncConnection) -> dict[str, Activation]:
-    """The latest activation of every key that has one. Whether it rules is for `in_force` to say.
+async def latest(connection: AsyncConnection) -> dict[str, tuple[Activation, ...]]:
+    """Of every key that has any, the latest activation on each ground, newest first. `in_force` says which one rules.
 
-    Raises `ExperimentError` where a row was written by hand and cannot be read.
+    Where one of them was written by hand and cannot be read, it is all of the key's, since an older one rules then.
     """
-    rows = (await connection.execute(LATEST)).mappings()
-    return {row["key"]: _activation(row) for row in rows}
+    found = [_activation(row) for row in (await connection.execute(LATEST)).mappings()]
+    unread = sorted({one.key for one in found if one.problem is not None})
+    if unread:
+        rows = (await connection.execute(WHOLE, {"keys": unread})).mappings()
+        found = [*(one for one in found if one.key not in unread), *map(_activation, rows)]
+    by_key: dict[str, tuple[Activation, ...]] = {}
+    for one in found:
+        by_key[one.key] = (*by_key.get(one.key, ()), one)
+    return by_key
 
 
 async def history(connection: AsyncConnection, key: str, *, limit: int = 50) -> list[Activation]:
@@ -85,23 +101,35 @@ async def activate(
 
 
 def _activation(row: RowMapping) -> Activation:
+    arms, experiment = _arms(row["arms"]), row["file_experiment"]
+    problem: str | None = None
+    if arms is None:
+        problem = "its arms are not pairs of version and weight; append another"
+    elif experiment is not None and not _is_experiment(experiment):
+        problem = "its file_experiment is not an experiment; append another"
     return Activation(
         id=row["id"],
         key=row["key"],
         version=row["version"],
-        arms=_arms(row),
+        arms=() if arms is None or problem is not None else arms,
         who=row["who"],
         why=row["why"],
-        ground=Ground(row["file_version"], row["file_experiment"], row["env_arms"]),
+        ground=Ground(row["file_version"], experiment, row["env_arms"]),
         at=row["at"],
+        problem=problem,
     )
 
 
-def _arms(row: RowMapping) -> Arms:
-    pairs: Any = row["arms"]
+def _is_experiment(said: Any) -> bool:
+    return isinstance(said, dict) and bool(_arms(cast("dict[str, Any]", said).get("arms")))
+
+
+def _arms(pairs: Any) -> Arms | None:
+    """Arms as they were kept, () for none; None where somebody wrote them by hand and they cannot be read."""
+    if pairs is None:
+        return ()
     try:
-        return tuple((str(version), float(weight)) for version, weight in pairs or ())
-    except (TypeError, ValueError) as error:
-        raise ExperimentError(
-            f"activation {row['id']} of {row['key']}: its arms are not pairs of version and weight; append another"
-        ) from error
+        arms = tuple((str(version), float(weight)) for version, weight in pairs)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return arms if isinstance(pairs, list) else None

@@ -269,7 +269,7 @@ class Client:
         second, _ = await self._call(repair)
         if second.reply is None:
             return first
-        return replace(second, answer=replace(second.answer, total_ms=(self._clock() - question.started) * 1000))
+        return replace(second, answer=self._ledger.repaired(question, first.answer, second.answer))
 
     async def _call(self, question: Question) -> tuple[_Landed, Rejected | None]:
         """One recorded call. The rejection is given only where a repair turn may mend it."""

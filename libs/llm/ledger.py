@@ -103,6 +103,15 @@ class Ledger:
         )
         return answer
 
+    def repaired(self, question: Question, first: Answer, second: Answer) -> Answer:
+        """The repair turn's answer with the time and tokens of both turns; each turn's own are in its record."""
+        return replace(
+            second,
+            total_ms=(self._clock() - question.started) * 1000,
+            tokens_in=first.tokens_in + second.tokens_in,
+            tokens_out=first.tokens_out + second.tokens_out,
+        )
+
     def unanswered(self, question: Question, outcome: Outcome) -> Answer:
         """No attempt brought a reply."""
         error = outcome.error

@@ -58,9 +58,9 @@ class Place:
     def wrong(self, message: str) -> PromptFileError:
         """The error to raise for this place."""
         parts = [str(self.file)]
-        parts += [f"key {self.key}"] if self.key else []
-        parts += [f"version {self.version}"] if self.version else []
-        parts += [f"field {self.field}"] if self.field else []
+        # White space is no part of a name: what has any is wording that was indented wrongly, and not for logs.
+        named = {"key": self.key, "version": self.version, "field": self.field}
+        parts += [f"{what} {name if len(name.split()) == 1 else '…'}" for what, name in named.items() if name]
         return PromptFileError(f"{', '.join(parts)}: {message}")
 
 
@@ -85,8 +85,8 @@ def _read_key(body: Any, place: Place) -> PromptKey:
     bodies = _mapping(entry.get("versions"), place.at("versions"))
     versions = {name: _read_version(one, Place(place.file, place.key, name)) for name, one in bodies.items()}
     active = entry.get("version")
-    if not isinstance(active, str):
-        raise place.at("version").wrong(f"{active!r} is not the number of a version in quotes")
+    if not isinstance(active, str) or not _VERSION.fullmatch(active):
+        raise place.at("version").wrong(f"expected the number of a version in quotes, found {_kind(active)}")
     if active not in versions:
         raise place.at("version").wrong(f"there is no version {active!r}, only {', '.join(versions) or 'none at all'}")
     experiment = (
@@ -103,7 +103,7 @@ def _read_experiment(body: Any, versions: Mapping[str, PromptVersion], place: Pl
         if version not in versions:
             raise place.at("arms").wrong(f"there is no version {version!r}, only {', '.join(versions)}")
         if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise place.at(f"arms.{version}").wrong(f"{weight!r} is not a weight")
+            raise place.at(f"arms.{version}").wrong(f"expected a weight, found {_kind(weight)}")
     try:
         pairs = tuple((version, float(weight)) for version, weight in arms.items())
         check_arms(pairs, where="arms")
@@ -111,7 +111,7 @@ def _read_experiment(body: Any, versions: Mapping[str, PromptVersion], place: Pl
         raise place.wrong(str(error)) from error
     unit: Any = entry.get("unit", "ticker_day")
     if unit not in UNIT_KINDS:
-        raise place.at("unit").wrong(f"{unit!r} is none of {', '.join(UNIT_KINDS)}")
+        raise place.at("unit").wrong(f"is none of {', '.join(UNIT_KINDS)}")
     guardrails = _read_numbers(entry, "guardrails", place, known=GUARDRAILS, problem=bound_problem)
     metrics = _read_numbers(entry, "metrics", place, known=METRICS, problem=worth_problem)
     return Experiment(arms=pairs, unit=unit, guardrails=guardrails, metrics=metrics)
@@ -182,7 +182,9 @@ def content_hash(key: str, version: str, body: Mapping[str, Any]) -> str:
 def _is_untrusted(schema: Any, place: Place, name: str) -> bool:
     mark: Any = schema.get(UNTRUSTED_MARK, False) if isinstance(schema, Mapping) else False  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType] - any YAML
     if not isinstance(mark, bool):
-        raise place.at(f"inputs.properties.{name}.{UNTRUSTED_MARK}").wrong(f"{mark!r} is not true or false")
+        raise place.at(f"inputs.properties.{name}.{UNTRUSTED_MARK}").wrong(
+            f"expected true or false, found {_kind(mark)}"
+        )
     return mark
 
 
@@ -224,7 +226,8 @@ def _check_schema(schema: Mapping[str, Any], place: Place) -> None:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        raise place.wrong(f"is not a JSON schema: {error.json_path}: {error.message}") from error
+        # The message itself quotes what stands there, descriptions and all.
+        raise place.wrong(f"is not a JSON schema: {error.json_path} breaks the rule {error.validator!r}") from error
 
 
 def _check_closed(schema: Any, place: Place) -> None:
@@ -258,7 +261,7 @@ def _read_sampling(body: Any, place: Place) -> dict[str, Any]:
 def sampling_problem(name: str, value: Any) -> str | None:
     """Why `value` cannot be the sampling field `name`, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"{value!r} is not a number"
+        return f"expected a number, found {_kind(value)}"
     if name in {"max_tokens", "seed"}:
         if not isinstance(value, int):
             return f"{value!r} is not a whole number"
@@ -270,14 +273,20 @@ def sampling_problem(name: str, value: Any) -> str | None:
 
 def _mapping(value: Any, place: Place) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise place.wrong("is missing" if value is None else f"expected names with values, found {value!r:.60}")
+        raise place.wrong("is missing" if value is None else f"expected names with values, found {_kind(value)}")
     return cast("dict[str, Any]", value)
 
 
 def _text(value: Any, place: Place) -> str:
     if not isinstance(value, str):
-        raise place.wrong("is missing" if value is None else f"expected text, found {value!r:.60}")
+        raise place.wrong("is missing" if value is None else f"expected text, found {_kind(value)}")
     return value
+
+
+def _kind(value: Any) -> str:
+    """What a value is, for messages: they reach logs and `/ready`, where nothing of a prompt's wording belongs."""
+    name = type(value).__name__
+    return {"bool": "true or false", "str": "text", "dict": "names with values"}.get(name, name)
 
 
 def _known(entry: Mapping[str, Any], allowed: frozenset[str], place: Place) -> None:

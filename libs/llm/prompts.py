@@ -5,7 +5,7 @@ table `activations` every two seconds and keeps the last good state, whatever ha
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -47,16 +47,17 @@ class Prompts:
 
     @classmethod
     def build(
-        cls, registry: Registry, ab_buckets: str = "", *, activations: Mapping[str, Activation] | None = None
+        cls, registry: Registry, ab_buckets: str = "", *, activations: Mapping[str, Sequence[Activation]] | None = None
     ) -> "Prompts":
-        """The state that a file, `LLM_AB_BUCKETS` and the latest activation of each key come to.
+        """The state that a file, `LLM_AB_BUCKETS` and the latest activations of each key come to.
 
         Raises `ExperimentError` where `ab_buckets` cannot be read, or names a key or version that does not exist.
         """
         buckets = parse_buckets(ab_buckets)
         check_buckets(registry, buckets)
         given = activations or {}
-        rules = {key: in_force(registry, key, buckets=buckets, activation=given.get(key)) for key in registry.keys()}  # noqa: SIM118 - a registry is no mapping
+        keys = registry.keys()
+        rules = {key: in_force(registry, key, buckets=buckets, activations=given.get(key, ())) for key in keys}
         running = {key: one.experiment for key, one in rules.items() if one.experiment is not None}
         experiments = Experiments({key: one.version for key, one in rules.items()}, running)
         return cls(registry, experiments, MappingProxyType(rules))
@@ -98,7 +99,7 @@ class LivePrompts:
         buckets = parse_buckets(ab_buckets)
         lock = lock_path if lock_path is not None else path.with_suffix(".lock")
         self._watch = PromptWatch(path, lock, accept=lambda registry: check_buckets(registry, buckets))
-        self._activations: Mapping[str, Activation] | None = None
+        self._activations: Mapping[str, Sequence[Activation]] | None = None
         self._unread: str | None = "the activations were not read yet; file and environment rule"
         self._said: str | None = None
         self._turn = asyncio.Lock()
@@ -134,8 +135,8 @@ class LivePrompts:
     async def refresh(self) -> None:
         """Look at the file, and read the activations now.
 
-        Raises what the driver raises where they cannot be read (`TimeoutError` after 5 s), and `ExperimentError` for a
-        row that was written by hand and makes no sense. A file that cannot be used is `trouble`, as ever.
+        Raises what the driver raises where they cannot be read (`TimeoutError` after 5 s). A row that was written by
+        hand and makes no sense is `trouble`, and so is a file that cannot be used.
         """
         async with self._turn:
             await self._look()
@@ -175,7 +176,7 @@ class LivePrompts:
             log.exception("prompts_file_not_read")
             self._watch.trouble = f"{type(error).__name__}: {error}"
 
-    def _take(self, registry: Registry, activations: Mapping[str, Activation] | None) -> None:
+    def _take(self, registry: Registry, activations: Mapping[str, Sequence[Activation]] | None) -> None:
         self._now = Prompts.build(registry, self._ab_buckets, activations=activations)
         self._activations = activations
         if self._task is not None:

@@ -1,6 +1,7 @@
 """`python -m libs.replay check [FILE …] [--since DAY] [--until DAY]`: recorded answers through today's pipeline.
 
-0 when every decision comes out as stored, 1 with the first difference, 2 where it cannot be done.
+0 when every decision comes out as stored, 1 with the first difference, 2 where it cannot be done, or nothing was there
+to check.
 """
 
 import argparse
@@ -32,7 +33,12 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{mask_text(line)}\n")
         return 2
     sys.stdout.write(f"{checked}\n")
-    return 0 if checked.first is None else 1
+    if checked.first is not None:
+        return 1
+    if checked.nothing is not None:
+        sys.stderr.write(f"{checked.nothing}\n")
+        return 2
+    return 0
 
 
 if __name__ == "__main__":

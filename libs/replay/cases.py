@@ -22,12 +22,32 @@ from libs.upstreams.types import Message, Sampling
 KEYS = (RATIONALE, POLICY)
 PAGE = 200
 
-# Judged forecasts in the order they were written; the index on ts takes the period, and a page goes on after the last.
-WRITTEN = text(
+# Which forecasts, gathered once: the order they were written in is that of no index, and looking for each page in it
+# would read the whole period every time. The table goes with the connection.
+CLEAR = text("drop table if exists pg_temp.replay_cases")
+MAKE = text(
+    "create temporary table replay_cases (position bigint primary key, id uuid not null, as_of timestamptz not null)"
+)
+GATHER = text(
     """
-    select id, feed, ticker, as_of, ts, features -> 'llm' as llm from forecasts
-    where ts >= :since and ts < :until and (ts, id) > (:after, :after_id) and judged_at is not null
-    order by ts, id limit :page
+    insert into pg_temp.replay_cases (position, id, as_of)
+    select row_number() over (order by ts, id), id, as_of from forecasts
+    where ts >= :since and ts < :until and judged_at is not null
+    """
+)
+
+# The limit keeps the look-up one of single rows, each in the one partition that its as_of names.
+NEXT = text(
+    """
+    select f.*, wanted.position
+    from (
+      select position, id, as_of from pg_temp.replay_cases where position > :after order by position limit :page
+    ) as wanted
+    left join lateral (
+      select id, feed, ticker, as_of, features -> 'llm' as llm from forecasts
+      where forecasts.as_of = wanted.as_of and forecasts.id = wanted.id limit 1
+    ) as f on true
+    order by wanted.position
     """
 )
 
@@ -102,19 +122,24 @@ def call_from(document: Mapping[str, Any]) -> OriginalCall:
 async def stored_cases(engine: AsyncEngine, *, since: datetime, until: datetime) -> AsyncGenerator[Case, None]:
     """The judged forecasts written in [since, until), oldest first, each with the calls behind it.
 
-    No transaction stays open between two pages.
+    No transaction stays open between two pages. A forecast that retention takes meanwhile is passed over.
     """
-    after, after_id = since, UUID(int=0)
-    while True:
-        where = {"since": since, "until": until, "after": after, "after_id": after_id, "page": PAGE}
-        async with engine.connect() as connection:
-            rows = (await connection.execute(WRITTEN, where)).mappings().all()
-            calls = await calls_behind(connection, [row["llm"] for row in rows])
-        for row in rows:
-            yield case_of(row, calls)
-        if len(rows) < PAGE:
-            return
-        after, after_id = rows[-1]["ts"], rows[-1]["id"]
+    async with engine.connect() as connection:
+        async with connection.begin():
+            await connection.execute(CLEAR)
+            await connection.execute(MAKE)
+            await connection.execute(GATHER, {"since": since, "until": until})
+        after = 0
+        while True:
+            async with connection.begin():
+                rows = (await connection.execute(NEXT, {"after": after, "page": PAGE})).mappings().all()
+                there = [row for row in rows if row["id"] is not None]
+                calls = await calls_behind(connection, [row["llm"] for row in there])
+            for row in there:
+                yield case_of(row, calls)
+            if len(rows) < PAGE:
+                return
+            after = rows[-1]["position"]
 
 
 def case_of(row: RowMapping, calls: Mapping[UUID, OriginalCall]) -> Case:

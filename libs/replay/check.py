@@ -9,9 +9,9 @@ from collections.abc import AsyncIterable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from libs.judgement.assess import Manner, assess
+from libs.judgement.assess import POLICY, Manner, assess, parse_decision
 from libs.judgement.inputs import prompt_inputs
-from libs.judgement.record import SKIPPED, RecordError, features_llm, inputs_from_record
+from libs.judgement.record import SKIPPED, RecordError, decision_block, features_llm, inputs_from_record
 from libs.judgement.rules import Rules
 from libs.judgement.types import Inputs
 from libs.llm.call_record import CallRecord
@@ -21,6 +21,7 @@ from libs.llm.errors import InputsRefused, RenderFailed, UnknownPrompt
 from libs.llm.prompts import Prompts
 from libs.llm.registry import Registry
 from libs.llm.settings import LLMSettings
+from libs.llm.structured import Parsed
 from libs.replay.cases import KEYS, Case
 from libs.replay.difference import MISSING, changed_fields
 from libs.upstreams.playback import Playback
@@ -29,6 +30,8 @@ from libs.upstreams.types import ChatReply
 NEVER_THE_SAME: Final = frozenset({"call_id", "arm", "cached"})
 ABOUT_NO_ANSWER: Final = frozenset({"status", "error", "model", "prompt_version", "prompt_hash"})
 """What says why there was no answer; without one there is nothing to play."""
+NOT_IN_THE_REPLY: Final = ("cut:", "unstorable:")
+"""How the error of a reply begins that cannot be judged by the text that is kept of it."""
 SHOWN: Final = 300
 
 
@@ -47,16 +50,30 @@ class Difference:
 
 @dataclass(slots=True)
 class Checked:
-    """How a check went. `first` is the first difference; `not_kept` counts answers whose calls are gone."""
+    """How a check went. `first` is the first difference.
+
+    `not_kept` counts answers whose calls are gone, `read_again` those of them whose reply stands in the record.
+    """
 
     cases: int = 0
     answers: int = 0
     not_kept: int = 0
+    read_again: int = 0
     different: int = 0
     first: Difference | None = None
 
-    def count(self, case: Case, found: Difference | None) -> None:
+    @property
+    def nothing(self) -> str | None:
+        """Why nothing was held against anything; None where something was."""
+        if not self.cases:
+            return "nothing was checked: there is no judged forecast in it"
+        if self.not_kept and not self.answers and not self.read_again:
+            return f"no answer was checked: the calls behind all {self.not_kept} of them are not kept any more"
+        return None
+
+    def count(self, case: Case, found: Difference | None, *, read_again: bool) -> None:
         """Take one case."""
+        self.read_again += read_again
         self.cases += 1
         for key in KEYS:
             if answered(case, key):
@@ -69,9 +86,12 @@ class Checked:
 
     def __str__(self) -> str:
         said = f"{self.cases} forecasts, {self.answers} recorded answers replayed: "
-        gone = f" ({self.not_kept} answers could not be replayed: their calls are not kept any more)" * bool(
+        again = f"; the stored reply to {self.read_again} of them was read again" * bool(self.read_again)
+        gone = f" ({self.not_kept} answers could not be replayed: their calls are not kept any more{again})" * bool(
             self.not_kept
         )
+        if not self.cases:
+            return f"{said}nothing to check"
         if self.first is None:
             return f"{said}all as stored{gone}"
         return f"{said}{self.different} differ{gone}\nthe first difference: {self.first}"
@@ -106,7 +126,7 @@ class Checker:
                 return Difference(str(case), where, stored, now)
         try:
             record = await self._judged(case, inputs)
-            for where, stored, now in different(case, record):
+            for where, stored, now in (*different(case, record), *self._read_again(case)):
                 return Difference(str(case), where, stored, now)
         except (KeyError, TypeError, AttributeError) as error:
             return Difference(str(case), "record", f"unreadable: {type(error).__name__}: {error}", None)
@@ -138,6 +158,37 @@ class Checker:
         yield f"{key}.messages", f"{len(stored)} messages", f"{len(now)} messages"
         for number, (before, after) in enumerate(zip(stored, now, strict=True)):
             yield f"{key}.messages[{number}]", *first_lines(before, after)
+
+    def reads_again(self, case: Case) -> bool:
+        """Whether the policy's calls are not kept any more, and what came of them can be told by the stored reply.
+
+        The version must be there and say what it said then.
+        """
+        block = case.llm.get(POLICY, {})
+        if answered(case, POLICY) or block.get("status") not in {"ok", "invalid"}:
+            return False
+        if not isinstance(block.get("raw"), str) or (block.get("error") or "").startswith(NOT_IN_THE_REPLY):
+            return False
+        try:
+            return self._hash(POLICY, block.get("prompt_version", "")) == block.get("prompt_hash")
+        except UnknownPrompt:
+            return False
+
+    def _read_again(self, case: Case) -> Iterator[tuple[str, Any, Any]]:
+        """What today's parser makes of a stored reply whose calls are gone."""
+        if not self.reads_again(case):
+            return
+        block = case.llm[POLICY]
+        output = self.registry.output(self.registry.version(POLICY, block["prompt_version"]))
+        parsed = output.parse(block["raw"])
+        decision = parse_decision(parsed.value) if isinstance(parsed, Parsed) else None
+        now = {
+            "status": "invalid" if decision is None else "ok",
+            "decision": None if decision is None else decision_block(decision),
+            "shadow_allow": decision is not None and decision.allow and block["rules"]["allow"],
+        }
+        for where, (before, after) in changed_fields({name: block[name] for name in now}, now).items():
+            yield f"{POLICY}.{where}", before, after
 
     def _hash(self, key: str, version: str) -> str:
         return self.registry.version(key, version).sha256
@@ -212,7 +263,7 @@ async def check_all(checker: Checker, cases: AsyncIterable[Case] | Iterable[Case
     """Check every case, and count into `into`. All are checked, also after a difference."""
     if isinstance(cases, AsyncIterable):
         async for case in cases:
-            into.count(case, await checker.check(case))
+            into.count(case, await checker.check(case), read_again=checker.reads_again(case))
         return
     for case in cases:
-        into.count(case, await checker.check(case))
+        into.count(case, await checker.check(case), read_again=checker.reads_again(case))

@@ -4,7 +4,7 @@ What is recorded is read, never written: a replay is a row of its own in `replay
 of its own in `llm_calls` that names the original, has no arm, and neither reads nor fills the reply cache.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 from uuid import UUID
@@ -23,6 +23,7 @@ from libs.replay.errors import ContentChanged, InputsDoNotFit, NotKept, NotOurs,
 from libs.replay.originals import OriginalCall, call_by_id, forecast_of
 from libs.replay.recorded import answer_now, as_then, outcome_then, valid_as
 from libs.replay.rows import Original, Replayed, Source, earlier, store
+from libs.upstreams.errors import UnknownUpstream
 from libs.upstreams.types import Priority, Sampling
 
 LEXI = "lexi"
@@ -62,12 +63,16 @@ class Asker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Replayer:
-    """Replays calls one by one, for people. Use it from one event loop."""
+    """Replays calls one by one, for people. Use it from one event loop.
+
+    `model_of` names the model of an upstream, and raises `UnknownUpstream`.
+    """
 
     engine: AsyncEngine
     client: Asker
     rules: Rules
     prompts: PromptSource
+    model_of: Callable[[str], str]
     flights: SingleFlight[Replayed] = field(default_factory=SingleFlight[Replayed])
 
     async def replay(
@@ -112,15 +117,33 @@ class Replayer:
 
     async def _again(self, call: OriginalCall, prompt: PromptVersion) -> Answer:
         """The model's answer to the recorded messages, by the recorded sampling."""
-        return await self.client.ask_again(
+        upstream = call.upstream or LEXI
+        answer = await self.client.ask_again(
             Rendered(prompt, call.messages),
             sampling=call.sampling,
             inputs=call.inputs,
             replay_of=call.id,
             priority=Priority.INTERACTIVE,
-            upstream=call.upstream or LEXI,
+            upstream=upstream,
             subject=call.subject,
         )
+        return self._of_its_own(answer, upstream)
+
+    def _of_its_own(self, answer: Answer, upstream: str) -> Answer:
+        """The answer, where the model gave it that was asked.
+
+        Another one's, by a fallback, says nothing about what a version makes of that model: it is as if none had come.
+        """
+        if answer.status == "unavailable":
+            return answer
+        try:
+            wanted = self.model_of(upstream)
+        except UnknownUpstream:
+            wanted = ""  # it was taken out meanwhile
+        if answer.model == wanted:
+            return answer
+        error = f"{answer.model} answered in its place, which says nothing about {wanted or upstream}"
+        return replace(answer, status="unavailable", text="", value=None, error=error)
 
     async def _through_once(self, original: Original, prompt: PromptVersion, *, asked_by: str) -> Replayed:
         """What an earlier replay of this pair came to, or the one under way, or a new one."""
@@ -138,21 +161,24 @@ class Replayer:
     async def _through(self, original: Original, prompt: PromptVersion, *, asked_by: str) -> Replayed:
         """Send the stored inputs through another version, by that version's own sampling."""
         call = original.call
+        upstream = call.upstream or LEXI
         try:
             answer = await self.client.ask(
                 call.prompt_key,
                 call.inputs or {},
                 version=prompt.version,
-                upstream=call.upstream or LEXI,
+                upstream=upstream,
                 use_cache=False,
                 subject=call.subject,
                 replay_of=call.id,
             )
+        except UnknownPrompt as error:  # it was taken out since it was looked up
+            raise UnknownVersion(f"{error}; there are: {versions_of(call, self.prompts.now.registry)}") from error
         except (InputsRefused, RenderFailed) as error:
             raise InputsDoNotFit(
                 f"the inputs of call {call.id} do not fit: {error}; choose a version with the same inputs"
             ) from error
-        return await self._keep(original, answer, source="model", asked_by=asked_by)
+        return await self._keep(original, self._of_its_own(answer, upstream), source="model", asked_by=asked_by)
 
     async def _keep(self, original: Original, answer: Answer, *, source: Source, asked_by: str) -> Replayed:
         """Keep what came of a replay."""

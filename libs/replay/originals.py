@@ -38,15 +38,16 @@ CALL_WITH_BODY = """
 CALL = text(f"{CALL_WITH_BODY} and c.id = :id")
 CALLS = text(f"{CALL_WITH_BODY} and c.id = any(:ids)")
 
-# The forecasts of a ticker's day, by the primary key of each feed's; newest written first.
+# The forecasts of a ticker's day, by the primary key of each feed's; newest written first. Those written after the call
+# was made come last, and only as far as two clocks may differ: a call is made for what is there.
 FORECASTS = text(
     """
     select f.id, f.feed, f.ticker, f.as_of, f.llm
     from feeds cross join lateral (
       select id, feed, ticker, as_of, ts, features -> 'llm' as llm from forecasts
-      where feed = feeds.feed and ticker = :ticker and as_of >= :since and as_of < :until
+      where feed = feeds.feed and ticker = :ticker and as_of >= :since and as_of < :until and ts <= :latest
     ) as f
-    order by f.ts desc, f.id
+    order by f.ts > :made, f.ts desc, f.id
     """
 )
 
@@ -144,7 +145,9 @@ async def forecast_of(connection: AsyncConnection, call: OriginalCall, *, rules:
     since = day_of(day)
     if call.prompt_key not in JUDGED or not ticker or since is None:
         return None
-    found = await connection.execute(FORECASTS, {"ticker": ticker, "since": since, "until": since + timedelta(days=1)})
+    made = time_of(call.id)
+    day_and_call = {"since": since, "until": since + timedelta(days=1), "made": made, "latest": made + MARGIN}
+    found = await connection.execute(FORECASTS, {"ticker": ticker, **day_and_call})
     candidates = [one for row in found.mappings() if (one := candidate(row, call)) is not None]
     for one in candidates:
         if one.stands or is_named(one, call.prompt_key, call.replay_of):

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.llm.call_record import new_call_id
+from libs.llm.call_record import new_call_id, storable_text
 from libs.llm.types import Answer, PromptVersion
 from libs.replay.difference import Json, Outcome, difference, flip, outcome_from
 from libs.replay.originals import OriginalCall, OriginalForecast
@@ -110,7 +110,7 @@ async def store(
         before=original.before,
         after=after,
         status=answer.status,
-        error=answer.error,
+        error=None if answer.error is None else storable_text(answer.error),
         cached=not asked,
         prompt_key=call.prompt_key,
         prompt_version=answer.prompt_version,
@@ -128,7 +128,7 @@ async def store(
         "source": source,
         "new_call_id": answer.call_id if asked else None,
         "status": answer.status,
-        "error": answer.error,
+        "error": replayed.error,
         "before": json.dumps(original.before.document(), allow_nan=False),
         "after": json.dumps(after.document(), allow_nan=False),
         "flip": flip(original.before, after),

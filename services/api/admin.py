@@ -115,7 +115,10 @@ class Stats(BaseModel):
 
 
 class Activated(BaseModel):
-    """The latest activation of a key. It rules while `source` says so: until file or environment change under it."""
+    """The latest activation on what file and environment say here, which rules where `source` says so.
+
+    Where there is none, it is the latest of the key on whatever ground; that one does not rule.
+    """
 
     id: int
     version: str

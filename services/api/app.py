@@ -74,7 +74,7 @@ async def open_app(listen: ListenSettings, settings: ApiSettings) -> AsyncGenera
             client=model.client,
             prompts=model.prompts,
             rules=rules,
-            replayer=Replayer(engine, model.client, rules, model.prompts),
+            replayer=Replayer(engine, model.client, rules, model.prompts, model.upstreams.model_of),
             health=health,
         )
 

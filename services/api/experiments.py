@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from libs.exposures import phases
-from libs.exposures.counts import counted
 from libs.exposures.figures import ArmFigure, ArmReport, Difference, ExperimentReport, MetricReport, State, Verdict
 from libs.exposures.guardrails import GuardrailState, evaluate
+from libs.exposures.looks import counted
 from libs.exposures.metrics import Better, Kind
 from libs.json_numbers import Number
 from libs.keys import require
@@ -35,8 +35,8 @@ class Values(BaseModel):
 class Arm(Values):
     """One arm and how far its exposures came. `units` are what was drawn, each counted once.
 
-    `weight` is null where it is not known any more. `answered` are valid or `invalid` answers; `skipped` were never
-    asked; `units_settled` have an answer and an outcome.
+    `weight` is null where it is not known any more. `answered` are valid or `invalid` answers, the latter also
+    where the version could not be asked; `skipped` were never asked; `units_settled` have an answer and an outcome.
     """
 
     arm: str

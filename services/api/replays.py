@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.json_numbers import JsonValue, Number
 from libs.keys import GuardedRoute, Key, require
 from libs.problems import Conflict, NotFound, Unprocessable
-from libs.replay import batches
-from libs.replay.batch_report import in_order
-from libs.replay.batches import MOST, Batch, BatchRefused, BatchState
+from libs.replay.batch import rows as batches
+from libs.replay.batch.report import in_order
+from libs.replay.batch.rows import MOST, Batch, BatchRefused, BatchState
 from services.api.deps import Reader, State, Writer
 
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
@@ -52,7 +52,7 @@ class BatchQuestion(BaseModel):
 
 
 class BatchAnswer(BaseModel):
-    """A batch. `total` is null until a process has counted, `report` until it is done.
+    """A batch. `total` is null until a process has counted, `report` until all was asked.
 
     `done` are answered, `failed` given up. While it runs, `error` says what it waits for; afterwards why it failed.
     `eta_s` is how long the rest takes at the pace of the last minute, null where that cannot be told.

@@ -50,7 +50,8 @@ CALL = text(
     """
 )
 
-# Latency is that of answers a model really gave: cached ones take no time and failures end at a limit.
+# Latency is that of answers a model really gave: cached ones take no time and failures end at a limit. Replays are left
+# out: a version on trial, asked behind all live work, says nothing about how live work goes.
 TOTALS = text(
     """
     select count(*) as total,
@@ -61,14 +62,14 @@ TOTALS = text(
              filter (where success and not cached) as percentiles,
            coalesce(sum(tokens_in), 0) as tokens_in,
            coalesce(sum(tokens_out), 0) as tokens_out
-    from llm_calls where ts >= :since
+    from llm_calls where ts >= :since and replay_of is null
     """
 )
 
 BREAKDOWN = text(
     """
     select prompt_key, prompt_version, success, count(*) as n
-    from llm_calls where ts >= :since
+    from llm_calls where ts >= :since and replay_of is null
     group by prompt_key, prompt_version, success
     order by prompt_key, prompt_version, success desc
     """

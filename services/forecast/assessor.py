@@ -132,9 +132,11 @@ def first_word(case: Case, judgement: Judgement) -> tuple[Noted, ...]:
     """What a first judgement says of the case's exposures; nothing where the case was judged before."""
     if case.before is not None:
         return ()
+    rules, faults = judgement.rules, [judgement.rationale_error, judgement.policy_error]
+    mine, its = (None if fault == SUPERSEDED else fault for fault in faults)
     found = (
-        note(RATIONALE, case.id, answer=judgement.rationale),
-        note(POLICY, case.id, answer=judgement.policy, decision=judgement.decision, rules_allow=judgement.rules.allow),
+        note(RATIONALE, case.id, answer=judgement.rationale, fault=mine),
+        note(POLICY, case.id, answer=judgement.policy, decision=judgement.decision, rules_allow=rules.allow, fault=its),
     )
     return tuple(one for one in found if one is not None)
 

@@ -28,7 +28,7 @@ from services.jobs.outcomes import settle_all
 from services.jobs.queue import Periodic, Queue
 from services.jobs.reconcile.reconciler import EVERY_S, Reconciler
 from services.jobs.replays import LONG_STATEMENT_S, Replays, road_to
-from services.jobs.retention import RetentionSettings, clear_expired, drop_old, make_ahead
+from services.jobs.retention import RetentionSettings, clear_expired, drop_old, forget_replays, make_ahead
 from services.jobs.rounds import Rounds
 
 
@@ -38,6 +38,7 @@ def periodic_jobs(engine: AsyncEngine, retention: RetentionSettings) -> dict[str
     async def partitions() -> None:
         await make_ahead(engine)
         await drop_old(engine, retention)
+        await forget_replays(engine, retention)
 
     return {
         "outcomes": Periodic("* * * * * */15", lambda: settle_all(engine)),

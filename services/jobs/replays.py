@@ -8,21 +8,26 @@ from uuid import UUID
 
 import structlog
 from prometheus_client import Gauge
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from libs.judgement.rules import Rules
 from libs.llm.settings import LLMSettings
 from libs.model_client import LEXI, Model
-from libs.replay.batch import BatchRun
-from libs.replay.batch_ask import BatchFailed, Road, patient
-from libs.replay.batch_figures import figures
-from libs.replay.batch_report import report
-from libs.replay.batches import end, still_open
-from libs.replay.held_batch import Held
+from libs.replay.batch.ask import BatchFailed, Road, patient
+from libs.replay.batch.figures import figures
+from libs.replay.batch.held import Held
+from libs.replay.batch.report import report, shortcoming
+from libs.replay.batch.rows import Batch, end, still_open
+from libs.replay.batch.run import BatchRun
 from libs.upstreams.types import UpstreamStatus
+from services.jobs.queue import CONNECTION_FAILURES
 
 LONG_STATEMENT_S = 300.0
 """How long gathering a period's decisions, or the sums of a report, may take."""
+
+OUR_OWN = {"22", "23", "42"}
+"""The SQLSTATE classes of our own mistakes: impossible values, broken constraints, wrong statements."""
 
 RUNNING = Gauge("lexi_replay_batch_running", "1 while this process works on a batch replay")
 
@@ -84,15 +89,36 @@ class Replays:
             if not await BatchRun(held, self._road).run():
                 log.info("replay_batch_was_ended", batch=str(batch.id))
                 return
-        except BatchFailed as error:
-            log.warning("replay_batch_failed", batch=str(batch.id), reason=str(error))
             async with connection.begin():
-                await end(connection, batch.id, "failed", error=str(error))
+                await _conclude(connection, batch)
+        except BatchFailed as error:
+            reason = str(error)
+        except Exception as error:
+            if may_pass(error):
+                raise
+            cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig is not None else None
+            reason = f"internal: {type(cause or error).__name__}"  # no more: it may quote a prompt
+        else:
             return
+        log.warning("replay_batch_failed", batch=str(batch.id), reason=reason)
         async with connection.begin():
-            found = await figures(connection, batch.id)
-            made = report(found, key=batch.prompt_key, version=batch.prompt_version)
-            # A version that answered nothing has shown nothing: that must not look like a trial that was passed.
-            nothing = None if made["counts"]["answered"] else made["sentence"]
-            await end(connection, batch.id, "failed" if nothing else "done", error=nothing, report=made)
-        log.info("replay_batch_done", batch=str(batch.id), counts=made["counts"])
+            await end(connection, batch.id, "failed", error=reason)
+
+
+async def _conclude(connection: AsyncConnection, batch: Batch) -> None:
+    """Store the report. What shows too little must not look like a trial that was passed."""
+    found = await figures(connection, batch.id)
+    made = report(found, key=batch.prompt_key, version=batch.prompt_version)
+    problem = shortcoming(made, reason=found.reason)
+    await end(connection, batch.id, "failed" if problem else "done", error=problem, report=made)
+    log.info("replay_batch_all_asked", batch=str(batch.id), counts=made["counts"])
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether it is worth beginning a batch again after this: Postgres was away, or not able to.
+
+    What Postgres finds wrong with the statement or its values comes again each time, and holds up all later batches.
+    """
+    if isinstance(error, DBAPIError):
+        return str(getattr(error.orig, "sqlstate", None) or "")[:2] not in OUR_OWN
+    return isinstance(error, CONNECTION_FAILURES)

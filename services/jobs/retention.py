@@ -1,4 +1,10 @@
-"""Partitions made ahead, and whole ones dropped when everything in them is past its time."""
+"""Partitions made ahead, and whole ones dropped when everything in them is past its time.
+
+Replays hold texts of calls too, and lose them with the calls.
+"""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import structlog
 from prometheus_client import Counter
@@ -10,6 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from libs.settings import Settings
 
 CACHE_BATCH = 10_000
+REPLAY_BATCH = 1_000
+LAST_ID = UUID(int=2**128 - 1)
 QUEUE_LOG_DAYS = 7
 
 DROPPED = Counter("lexi_jobs_partitions_dropped_total", "Partitions dropped by retention", ["parent"])
@@ -60,6 +68,40 @@ CLEAR_HEADS = text(
     """
 )
 
+# Without its call a replay of one has no use any more.
+OLD_REPLAYS = text(
+    """
+    delete from replays where id in (
+      select id from replays where batch_id is null and call_id < :first_kept order by call_id limit :batch)
+    """
+)
+
+# Batches are asked for by people, so they are few. The texts of one go from its last row to its first: where that has
+# none, they are all gone.
+BATCHES_WITH_TEXTS = text(
+    """
+    select b.id from replay_batches b
+    cross join lateral (
+      select r.after from replays r where r.batch_id = b.id order by r.forecast_id limit 1
+    ) as first
+    where b.finished_at < now() - make_interval(days => :days) and first.after ->> 'text' is not null
+    order by b.id
+    """
+)
+FORGET_TEXTS = text(
+    """
+    with page as (
+      select id, forecast_id from replays where batch_id = :batch_id and forecast_id < :below
+      order by forecast_id desc limit :batch
+    ), forgotten as (
+      update replays r
+      set before = r.before || '{"text": null, "value": null}', after = r.after || '{"text": null, "value": null}'
+      from page where r.id = page.id
+    )
+    select forecast_id from page order by forecast_id limit 1
+    """
+)
+
 EXPIRED_CACHE = text(
     """
     delete from llm_cache where key in (
@@ -95,6 +137,37 @@ async def drop_old(engine: AsyncEngine, settings: RetentionSettings) -> list[str
         if await is_past(engine, name, settings.retention_forecasts_days) and await drop(engine, name, "forecasts"):
             dropped.append(name)
     return dropped
+
+
+async def forget_replays(engine: AsyncEngine, settings: RetentionSettings) -> int:
+    """Delete replays of calls that are kept no more, and what models said from batches that ended as long ago.
+
+    Rows of a batch keep what its report is made of: decisions, rules, turns, times and tokens. Returns how many replays
+    were deleted. A step locks few rows, and for no longer than it takes to write them.
+    """
+    days, deleted = settings.retention_calls_days, 0
+    calls = {"first_kept": first_id_of(datetime.now(UTC) - timedelta(days=days)), "batch": REPLAY_BATCH}
+    while True:
+        async with engine.begin() as connection:
+            gone = (await connection.execute(OLD_REPLAYS, calls)).rowcount
+        deleted += gone
+        if gone < REPLAY_BATCH:
+            break
+    async with engine.connect() as connection:
+        batches = list(await connection.scalars(BATCHES_WITH_TEXTS, {"days": days}))
+    for batch_id in batches:
+        below: UUID | None = LAST_ID
+        while below is not None:
+            where = {"batch_id": batch_id, "below": below, "batch": REPLAY_BATCH}
+            async with engine.begin() as connection:
+                below = await connection.scalar(FORGET_TEXTS, where)
+    return deleted
+
+
+def first_id_of(moment: datetime) -> UUID:
+    """What the ids of the calls of a moment's day (UTC) begin at: calls are dropped by whole days."""
+    midnight = moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return UUID(int=int(midnight.timestamp() * 1000) << 80)
 
 
 async def is_past(engine: AsyncEngine, partition: str, days: int) -> bool:

@@ -22,8 +22,8 @@ from libs.judgement.types import Decision, Judgement, Side
 from libs.llm.registry import Registry
 from libs.llm.settings import LLMSettings
 from libs.model_client import open_model
-from libs.replay.batch_ask import Patience
-from libs.replay.batches import Batch, ask_for, find
+from libs.replay.batch.ask import Patience
+from libs.replay.batch.rows import Batch, ask_for, find
 from libs.settings import load
 from services.jobs.replays import Replays, road_to
 from tests.conftest import ROOT

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from libs.judgement.assess import assess
 from libs.judgement.record import features_llm
 from libs.judgement.types import Inputs, Judgement
+from libs.llm.call_record import time_of
 from tests.fakes.engine import Reply
 from tests.fakes.engine_replies import ReplySource
 from tests.integration.api_app import Stack, until
@@ -24,8 +26,8 @@ ALLOW = json.dumps({"allow": True, "reasons": [], "flags": []})
 STORE = text(
     """
     insert into forecasts
-      (feed, ticker, horizon, model, as_of, id, last_price, mean, lower, upper, features, judged_at)
-    values (:feed, :ticker, '1d', 'theta', :as_of, :id, 100, 101, 98, 104, cast(:features as jsonb), now())
+      (feed, ticker, horizon, model, as_of, id, last_price, mean, lower, upper, features, ts, judged_at)
+    values (:feed, :ticker, '1d', 'theta', :as_of, :id, 100, 101, 98, 104, cast(:features as jsonb), :ts, now())
     """
 )
 
@@ -58,10 +60,18 @@ async def kept(stack: Stack, call_id: UUID | str) -> dict[str, Any]:
 
 
 async def store_forecast(engine: AsyncEngine, judgement: Judgement, *, feed: str = FEED) -> UUID:
-    """The forecast of a judgement, as the loop leaves it."""
+    """The forecast of a judgement, as the loop leaves it: written just before its policy was asked."""
     forecast_id, inputs = uuid4(), judgement.inputs
+    written = time_of(call_of(judgement)) - timedelta(milliseconds=10)
     features = json.dumps({"llm": features_llm(judgement, True)})
-    row = {"feed": feed, "ticker": inputs.ticker, "as_of": inputs.as_of, "id": forecast_id, "features": features}
+    row = {
+        "feed": feed,
+        "ticker": inputs.ticker,
+        "as_of": inputs.as_of,
+        "id": forecast_id,
+        "features": features,
+        "ts": written,
+    }
     await change(engine, "insert into feeds (feed, source) values (:feed, 'replay') on conflict do nothing", feed=feed)
     await change(engine, "select ensure_partition('forecasts', 'month', :at)", at=inputs.as_of)
     async with engine.begin() as connection:

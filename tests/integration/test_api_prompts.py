@@ -78,6 +78,19 @@ async def test_an_activation_on_other_ground_is_shown_and_does_not_rule(stack: S
     assert (body["activation"]["id"], body["source"], body["active"]) == (made.id, "environment", "1.0.0")
 
 
+async def test_what_rules_is_shown_and_not_what_came_later_on_other_ground(stack: Stack, engine: AsyncEngine) -> None:
+    made = await promote(engine, "1.1.0", Ground("1.0.0", None, ENV_ARMS))
+    later = await promote(engine, "1.0.0", Ground("1.0.0", None, None))
+    state: ApiState = stack.app.state.api
+
+    async def last() -> int | None:
+        return state.prompts.now.in_force["policy"].last_id
+
+    await until(last, lambda found: found == later.id)
+    body = await policy(stack)
+    assert (body["activation"]["id"], body["source"], body["active"]) == (made.id, "activation", "1.1.0")
+
+
 async def test_an_activation_that_cannot_be_followed_turns_ready_yellow(stack: Stack, engine: AsyncEngine) -> None:
     async def line() -> str:
         answer: httpx.Response = await stack.http.get("/ready")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,6 +13,10 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.keys import create_key, parse_scopes
+from libs.llm.prompts import Prompts
+from libs.llm.registry import Registry
+from libs.replay.errors import UnknownVersion
+from tests.conftest import ROOT
 from tests.fakes.engine import FakeEngine
 from tests.integration.api_app import Stack, running, until
 from tests.integration.replay_cases import (
@@ -24,6 +29,8 @@ from tests.integration.replay_cases import (
     replies,
     rows,
 )
+
+PROMPTS = ROOT / "configs" / "llm_prompts.yaml"
 
 
 @pytest.fixture
@@ -182,3 +189,18 @@ async def test_a_caller_that_leaves_frees_the_models_slot(stack: Stack, engine: 
     await until(active, lambda number: number == 0)
     assert fake.aborted == 1
     assert await rows(engine, "select 1 from replays") == []
+
+
+async def test_a_version_that_is_taken_out_before_it_is_asked_is_unknown(
+    stack: Stack, engine: AsyncEngine, fake: FakeEngine, tmp_path: Path
+) -> None:
+    """The replay still saw it; the client, which looks for itself, does not."""
+    judgement, _ = await judged(stack, engine)
+    state, path = stack.app.state.api, tmp_path / "with_another.yaml"
+    path.write_text(PROMPTS.read_text(encoding="utf-8").replace('"1.1.0"', '"1.2.0"'), encoding="utf-8")
+    seen = Prompts.build(Registry.load_unlocked(path))
+    replayer = replace(state.replayer, prompts=seen)
+    asked = len(fake.requests)
+    with pytest.raises(UnknownVersion, match=r"1\.2\.0"):
+        await replayer.replay(call_of(judgement), version="1.2.0")
+    assert len(fake.requests) == asked

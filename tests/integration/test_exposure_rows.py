@@ -15,7 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from libs.exposures.columns import RECORD, Columns
 from libs.exposures.record import Assigned, Noted, note
 from libs.exposures.sums import PART, read_phase
-from libs.upstreams.errors import DeadlineExceeded, NoSlot
+from libs.judgement.types import Judgement, RulesVerdict
+from libs.upstreams.errors import DeadlineExceeded, NoSlot, PromptTooLong
+from services.forecast.assessor import SUPERSEDED, first_word
 from services.forecast.feed.types import Bar
 from services.forecast.judging import Case, Finished, JudgementWriter
 from services.forecast.numbers import Numbers
@@ -111,6 +113,48 @@ async def test_what_has_no_answer_is_noted_for_whatever_arm_it_has(engine: Async
     await judge(repository, Noted("policy", forecast().id, None), Noted("rationale", forecast().id, None))
     (row,) = await exposures(engine)
     assert (row["status"], row["timed_out"], row["call_id"]) == ("skipped", False, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "at_fault"),
+    [
+        (f"{PromptTooLong.code}: 9,000 tokens", True),
+        ("refused: answered 400: the schema is not supported", True),
+        ("refused: answered 422", True),
+        ("refused: the engine sent an error: too long", True),
+        ("refused: answered 401", False),
+        ("refused: answered 429: later", False),
+        ("refused: answered 503", False),
+        ("connect_failed: no connection", False),
+        (f"{NoSlot.code}: none was free", False),
+    ],
+)
+def test_a_version_that_cannot_be_asked_has_an_invalid_answer_without_a_time(error: str, at_fault: bool) -> None:
+    found = came(status="unavailable", error=error)
+    assert (found.status, found.timed_out, found.arm) == ("invalid" if at_fault else "unavailable", False, "1.1.0")
+    assert (found.total_ms is None, found.tokens is None) == (at_fault, at_fault)
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [("InputsRefused: no ticker", "invalid"), ("internal error: KeyError", "invalid"), (SUPERSEDED, "skipped")],
+)
+def test_what_broke_before_anything_was_asked_speaks_against_the_arm_and_a_newer_tick_does_not(
+    reason: str, status: str
+) -> None:
+    inputs = judgement_cases.good_inputs(as_of=AS_OF)
+    judgement = Judgement(
+        inputs=inputs,
+        rationale=judgement_cases.answer("rationale", "up", arm="1.0.0"),
+        policy=None,
+        decision=None,
+        rules=RulesVerdict(allow=True, reasons=()),
+        policy_error=reason,
+    )
+    rationale, policy = first_word(Case(forecast().id, inputs), judgement)
+    assert (rationale.status, policy.status, policy.arm, policy.total_ms) == ("ok", status, None, None)
+    assert policy.rules_allow is True
+    assert first_word(Case(forecast().id, inputs, judgement), judgement) == ()
 
 
 def test_an_answer_outside_an_experiment_is_noted_nowhere() -> None:

@@ -1,14 +1,17 @@
 """Outcomes and retention against a real database."""
 
+import json
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.jobs import retention
+from services.jobs.main import periodic_jobs
 from services.jobs.outcomes import settle, settle_all
-from services.jobs.retention import RetentionSettings, clear_expired, drop_old, make_ahead
+from services.jobs.retention import RetentionSettings, clear_expired, drop_old, forget_replays, make_ahead
 
 DAY0 = datetime(2012, 8, 30, 20, tzinfo=UTC)
 FEED = "replay:1"
@@ -207,3 +210,85 @@ def test_retention_below_a_day_is_refused(monkeypatch: pytest.MonkeyPatch, name:
     monkeypatch.setenv(name, "0")
     with pytest.raises(SettingsError, match=name):
         load(RetentionSettings)
+
+
+def id_of(moment: datetime) -> UUID:
+    """An id of version 7 of that moment."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80 | uuid4().int & ((1 << 80) - 1))
+
+
+SAID = {"text": "Up 1.0 %.", "value": {"allow": True}, "decision": {"allow": True}, "rules": False, "allow": False}
+
+
+async def add_replay(engine: AsyncEngine, *, call: datetime, batch_id: UUID | None = None) -> UUID:
+    row_id, said = id_of(datetime.now(UTC)), json.dumps(SAID)
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "insert into replays (id, batch_id, call_id, forecast_id, prompt_key, prompt_version, prompt_hash, "
+                "source, status, before, after, flip, total_ms) values (:id, :batch_id, :call_id, :forecast_id, "
+                "'policy', '1.1.0', 'h', 'model', 'ok', cast(:said as jsonb), cast(:said as jsonb), 'deny_to_allow', 7)"
+            ),
+            {"id": row_id, "batch_id": batch_id, "call_id": id_of(call), "forecast_id": uuid4(), "said": said},
+        )
+    return row_id
+
+
+async def add_batch(engine: AsyncEngine, *, finished: datetime | None) -> UUID:
+    batch_id = uuid4()
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "insert into replay_batches (id, prompt_key, prompt_version, prompt_hash, since, until, most, "
+                "asked_by, state, finished_at) values (:id, 'policy', '1.1.0', 'h', now(), now(), 10, 'me', :state, "
+                ":finished)"
+            ),
+            {"id": batch_id, "state": "running" if finished is None else "done", "finished": finished},
+        )
+    return batch_id
+
+
+async def test_a_replay_goes_with_the_call_it_replays(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "REPLAY_BATCH", 2)
+    now = datetime.now(UTC)
+    for days in (400, 200, 100, 92, 91):
+        await add_replay(engine, call=now - timedelta(days=days))
+    kept = {await add_replay(engine, call=now - timedelta(days=days)) for days in (90, 89, 0)}
+    assert await forget_replays(engine, RetentionSettings()) == 5
+    async with engine.connect() as connection:
+        assert set(await connection.scalars(text("select id from replays"))) == kept
+    assert await forget_replays(engine, RetentionSettings()) == 0
+
+
+async def test_a_batch_loses_what_models_said_and_keeps_what_its_report_is_made_of(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "REPLAY_BATCH", 2)
+    now = datetime.now(UTC)
+    batches = {days: await add_batch(engine, finished=now - timedelta(days=days)) for days in (200, 91, 89)}
+    batches[0] = await add_batch(engine, finished=None)
+    for batch_id in batches.values():
+        for _ in range(5):
+            await add_replay(engine, call=now - timedelta(days=300), batch_id=batch_id)
+    await periodic_jobs(engine, RetentionSettings())["partitions"].work()
+    async with engine.connect() as connection:
+        found = (await connection.execute(text("select batch_id, before, after, flip, total_ms from replays"))).all()
+    assert len(found) == 20
+    forgotten = {**SAID, "text": None, "value": None}
+    for row in found:
+        wanted = forgotten if row.batch_id in {batches[200], batches[91]} else SAID
+        assert (row.before, row.after) == (wanted, wanted)
+        assert (row.flip, row.total_ms) == ("deny_to_allow", 7)
+
+
+async def test_a_batch_that_was_cut_short_in_losing_its_texts_is_gone_on_with(engine: AsyncEngine) -> None:
+    batch_id = await add_batch(engine, finished=datetime.now(UTC) - timedelta(days=100))
+    for _ in range(4):
+        await add_replay(engine, call=datetime.now(UTC), batch_id=batch_id)
+    async with engine.begin() as connection:  # it begins with the last
+        page = {"batch_id": batch_id, "below": retention.LAST_ID, "batch": 2}
+        await connection.execute(retention.FORGET_TEXTS, page)
+    await forget_replays(engine, RetentionSettings())
+    async with engine.connect() as connection:
+        left = text("select count(*) from replays where before ->> 'text' is not null or after ->> 'text' is not null")
+        assert await connection.scalar(left) == 0

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from libs.llm.activations import activate, history, latest
 from libs.llm.errors import ExperimentError
 from libs.llm.in_force import Ground
-from tests.integration.activation_cases import ON_FILE, promote
+from tests.integration.activation_cases import ON_FILE, promote, write_by_hand
 
 
 async def test_activations_are_kept_in_order_with_who_and_why(engine: AsyncEngine) -> None:
@@ -19,7 +19,7 @@ async def test_activations_are_kept_in_order_with_who_and_why(engine: AsyncEngin
         assert await history(connection, "verdict") == made[::-1]
         assert await history(connection, "verdict", limit=1) == made[1:]
         assert await history(connection, "other") == []
-        assert await latest(connection) == {"verdict": made[1]}
+        assert await latest(connection) == {"verdict": (made[1],)}
     [first, _] = made
     assert first is not None
     assert (first.arms, first.ground, first.who, first.why) == (arms, ground, "ada", "better")
@@ -57,3 +57,38 @@ async def test_an_activation_needs_a_name_and_arms_that_can_be_drawn(engine: Asy
                 ground=ON_FILE,
             )
         assert await latest(connection) == {}
+
+
+async def test_the_latest_of_each_ground_is_read_newest_first(engine: AsyncEngine) -> None:
+    other = Ground("1.0.0", {"arms": [["1.0.0", 1]], "unit": "ticker"}, None)
+    made = [await promote(engine, ground=ground) for ground in (ON_FILE, other, ON_FILE, Ground("1.0.0", None, "x@1"))]
+    async with engine.connect() as connection:
+        assert await latest(connection) == {"verdict": (made[3], made[2], made[1])}
+
+
+@pytest.mark.parametrize(
+    ("arms", "experiment"),
+    [
+        ('{"1.0.0": 90}', None),
+        ("{}", None),
+        ("[1]", None),
+        ('"ab"', None),
+        ("0", None),
+        (f'[["1.0.0", 1{"0" * 400}]]', None),
+        (None, '"none"'),
+        (None, '{"unit": "ticker"}'),
+        (None, '{"arms": 1}'),
+    ],
+)
+async def test_a_row_that_cannot_be_read_is_one_with_a_problem(
+    engine: AsyncEngine, arms: str | None, experiment: str | None
+) -> None:
+    good = await promote(engine)
+    await write_by_hand(engine, "verdict", arms=arms, experiment=experiment)
+    async with engine.connect() as connection:
+        [broken, older] = await history(connection, "verdict")
+        assert await latest(connection) == {"verdict": (broken, good)}
+    assert (older, older.problem, broken.arms) == (good, None, ())
+    assert "append another" in (broken.problem or "")
+    after = await promote(engine, expected=broken.id)
+    assert after is not None

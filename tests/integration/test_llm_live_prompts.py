@@ -9,7 +9,6 @@ from typing import cast
 import httpx
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
@@ -21,7 +20,7 @@ from libs.llm.prompts import LivePrompts
 from libs.model_client import Model
 from libs.probes import probe_app
 from libs.upstreams.pool import Upstreams
-from tests.integration.activation_cases import promote
+from tests.integration.activation_cases import ON_FILE, promote, write_by_hand
 from tests.integration.api_app import database_away
 from tests.unit.llm_cases import PROMPTS, write_prompts
 from tools.local_stack.postgres import EmbeddedPostgres
@@ -221,20 +220,31 @@ async def test_an_activation_of_what_does_not_exist_is_trouble_and_not_followed(
 
 async def test_a_row_written_by_hand_that_makes_no_sense_changes_nothing(engine: AsyncEngine, tmp_path: Path) -> None:
     async with following(engine, tmp_path) as prompts:
-        async with engine.begin() as connection:
-            await connection.execute(
-                text(
-                    "insert into activations (key, version, arms, who, why, file_version) "
-                    "values ('verdict', '1.1.0', cast('[1]' as jsonb), 'ada', 'by hand', '1.0.0')"
-                )
-            )
+        first = await promote(engine)
+        await until(lambda: version(prompts) == "1.1.0")
+        await write_by_hand(engine, "verdict", arms="[1]")
+        await write_by_hand(engine, "note")
         await until(lambda: prompts.trouble)
-        assert "its arms are not pairs of version and weight" in (prompts.trouble or "")
-        assert version(prompts) == "1.0.0"
-        with pytest.raises(ExperimentError, match="activation 1 of verdict"):
-            await prompts.refresh()
-        await promote(engine)
-        await until(lambda: version(prompts) == "1.1.0" and prompts.trouble is None)
+        trouble = "of {} is not followed: its arms are not pairs of version and weight; append another"
+        assert prompts.trouble == f"activation 2 {trouble.format('verdict')}; activation 3 {trouble.format('note')}"
+        await prompts.refresh()
+        assert prompts.now.in_force["verdict"].activation == first
+        started = LivePrompts(engine, path=tmp_path / "prompts.yaml")
+        await started.refresh()
+        assert version(started) == version(prompts) == "1.1.0", "also after a restart"
+        await promote(engine, "1.0.0")
+        await until(lambda: version(prompts) == "1.0.0" and prompts.trouble == f"activation 3 {trouble.format('note')}")
+
+
+async def test_what_is_activated_on_another_ground_ends_no_rollback(engine: AsyncEngine, tmp_path: Path) -> None:
+    async with following(engine, tmp_path, ab_buckets="verdict:1.0.0@1,1.1.0@1") as prompts:
+        rolled_back = await promote(engine, "1.0.0", ground=Ground("1.0.0", None, "1.0.0@1,1.1.0@1"))
+        await until(lambda: prompts.now.in_force["verdict"].source == "activation")
+        other = await promote(engine, "1.1.0", ground=ON_FILE)
+        await until(lambda: prompts.now.in_force["verdict"].last == other)
+        one = prompts.now.in_force["verdict"]
+        assert (one.source, one.activation, one.version, one.experiment) == ("activation", rolled_back, "1.0.0", None)
+        assert prompts.trouble is None
 
 
 async def test_what_is_in_force_is_logged_and_shown_and_old_versions_leave_the_gauge(

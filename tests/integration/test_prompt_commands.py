@@ -21,6 +21,7 @@ from libs.llm.experiments import parse_buckets
 from libs.llm.in_force import in_force
 from libs.llm.lock import read_lock
 from libs.llm.registry import Registry
+from tests.integration.activation_cases import write_by_hand
 from tests.unit.llm_cases import VERDICT_INPUTS
 
 ROOT = Path(__file__).parents[2]
@@ -124,9 +125,9 @@ async def rows(engine: AsyncEngine) -> list[tuple[Any, ...]]:
 async def in_services(engine: AsyncEngine, path: Path, *, buckets: str = "") -> tuple[str, str, Any]:
     """What a service with this file follows now: by whose word, which version, which arms."""
     async with engine.connect() as connection:
-        activation = (await latest(connection)).get("policy")
+        activations = (await latest(connection)).get("policy", ())
     registry = Registry.load_quietly(path)
-    found = in_force(registry, "policy", buckets=parse_buckets(buckets), activation=activation)
+    found = in_force(registry, "policy", buckets=parse_buckets(buckets), activations=activations)
     return found.source, found.version, None if found.experiment is None else found.experiment.arms
 
 
@@ -184,7 +185,7 @@ async def test_a_change_in_between_is_not_overwritten(
     """The guardrail takes the candidate back while somebody raises its share: whoever comes second looks again."""
     await tool.done("ramp", "policy", "1.1.0", "10", "--reason", "x")
     async with engine.begin() as connection:
-        last = (await latest(connection))["policy"]
+        [last] = (await latest(connection))["policy"]
         await activate(
             connection, key="policy", version="1.0.0", arms=(), who="guardrail", why="invalid", ground=last.ground
         )
@@ -233,7 +234,8 @@ async def test_the_list_tells_what_rules_and_whom_the_services_ask(
     monkeypatch.setenv("LLM_AB_BUCKETS", "policy:1.0.0@80,1.1.0@20")
     shown = await tool.done("list")
     assert "1.0.0 80 %, 1.1.0 20 % (LLM_AB_BUCKETS)" in shown
-    assert "warning: activation 1 of policy (1.0.0 75 %, 1.1.0 25 %, by ann) does not rule by what stands here" in shown
+    assert "warning: the latest activation of policy (1 by ann, " in shown
+    assert ": LLM_AB_BUCKETS nothing there, 1.0.0@80,1.1.0@20 here. If the services still run" in shown
     monkeypatch.delenv("LLM_AB_BUCKETS")
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:secret@127.0.0.1:1/away")
     shown = await tool.done("list")
@@ -333,9 +335,15 @@ async def test_adopting_writes_the_lines_that_are_meant_and_no_other(tool: Tool,
         '-  version: "1.0.0"   # since Monday',
         '+  version: "1.1.0"   # since Monday',
     ]
-    await tool.done("rollback", "policy")
-    await tool.done("adopt")
+    assert "say why it is meant" in await tool.refused("rollback", "policy")
+    await tool.done("rollback", "policy", "--reason", "worse")
+    assert [version for version, *_ in await rows(engine)] == ["1.0.0", "1.0.0", "1.1.0", "1.0.0"]
+    shown = await tool.done("adopt", "--operator", "bob")
+    assert "a revert of this change brings activation 4 back; to go back, use rollback" in shown
+    assert "says again what it said at activation 1, which would rule again" in shown
     assert path.read_text() == PROMPTS
+    assert (await rows(engine))[4:] == [("1.0.0", None, "bob", "adopted, instead of activation 1")]
+    assert await in_services(engine, path) == ("activation", "1.0.0", None)
     assert path.stat().st_mode & 0o777 == 0o640
     assert sorted(one.name for one in path.parent.iterdir()) == ["prompts.lock", "prompts.yaml"]
 
@@ -376,3 +384,76 @@ async def test_the_command_line_as_it_is_called(tool: Tool, database_url: str, t
     assert "choose from 1, 5, 10, 25, 50" in refused.stderr
     unknown = await asyncio.to_thread(call, "promote", "nothing", "1.1.0")
     assert (unknown.returncode, unknown.stderr) == (1, "there is no prompt 'nothing'\n")
+
+
+BEHIND = PROMPTS
+DEPLOYED = PROMPTS.replace('version: "1.0.0"   # since', 'version: "1.1.0"   # since')
+
+
+async def test_a_checkout_that_lags_behind_ends_no_rollback(tool: Tool, engine: AsyncEngine, tmp_path: Path) -> None:
+    services = tmp_path / "services" / "prompts.yaml"
+    services.parent.mkdir()
+    services.write_text(DEPLOYED)
+    services.with_suffix(".lock").write_text(tool.path.with_suffix(".lock").read_text())
+    tool.path.write_text(DEPLOYED)
+    await tool.done("promote", "policy", "1.0.0", "--reason", "1.1.0 is bad")
+    assert await in_services(engine, services) == ("activation", "1.0.0", None)
+
+    tool.path.write_text(BEHIND)
+    told = "the latest activation of policy (1 by ann, "
+    assert f"note: {told}" in await tool.done("list")
+    await replayed(engine, tool, "1.1.0")
+    for command in (["ramp", "policy", "1.1.0", "1"], ["promote", "policy", "1.1.0"]):
+        refused = await tool.refused(*command, "--operator", "bob")
+        assert told in refused
+        assert "file version 1.1.0 there, 1.0.0 here" in refused
+        assert '--reason "…"' in refused
+    assert len(await rows(engine)) == 1
+    shown = await tool.done("ramp", "policy", "1.1.0", "1", "--operator", "bob", "--reason", "try")
+    assert told in shown
+    assert await in_services(engine, services) == ("activation", "1.0.0", None), "not touched by it"
+
+    tool.path.write_text(DEPLOYED)
+    shown = await tool.done("list")
+    assert "policy: 1.0.0 in force (activation 1 by ann" in shown
+    assert "warning: the latest activation of policy (2 by bob, " in shown
+    assert "went back already" not in await tool.refused("rollback", "policy")
+    await tool.done("rollback", "policy", "--reason", "1.0.0 is worse")
+    assert await in_services(engine, services) == ("activation", "1.1.0", None)
+
+
+async def test_a_shell_without_the_environment_of_the_services_ends_no_rollback(
+    tool: Tool, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buckets = "policy:1.0.0@50,1.1.0@50"
+    monkeypatch.setenv("LLM_AB_BUCKETS", buckets)
+    await tool.done("rollback", "policy")
+    assert await in_services(engine, tool.path, buckets=buckets) == ("activation", "1.0.0", None)
+    monkeypatch.delenv("LLM_AB_BUCKETS")
+    await tool.done("ramp", "policy", "1.1.0", "1", "--reason", "again")
+    assert await in_services(engine, tool.path, buckets=buckets) == ("activation", "1.0.0", None)
+
+
+async def test_a_row_written_by_hand_stops_nobody(tool: Tool, engine: AsyncEngine) -> None:
+    await write_by_hand(engine, "policy")
+    problem = "activation 1 of policy is not followed: its arms are not pairs of version and weight"
+    assert f"warning: {problem}" in await tool.done("list")
+    assert "not followed, its arms are not pairs" in await tool.done("history", "policy")
+    assert "nothing to roll back" in await tool.refused("rollback", "note")
+    assert problem in await tool.done("promote", "policy", "1.1.0", "--reason", "x")
+    assert "warning" not in await tool.done("list")
+    assert "now: policy: 1.0.0 in force" in await tool.done("rollback", "policy")
+    await write_by_hand(engine, "policy", experiment='"none"')
+    assert "warning: the latest activation of policy (4 by bob)" in await tool.done("list")
+    assert "1.1.0 in force" in await tool.done("promote", "policy", "1.1.0", "--reason", "x")
+
+
+async def test_what_adopt_would_wake_is_kept_asleep_only_by_somebody_with_a_name(
+    tool: Tool, engine: AsyncEngine
+) -> None:
+    await tool.done("promote", "policy", "1.1.0", "--reason", "x")
+    await tool.done("adopt", "--operator", "")
+    await tool.done("rollback", "policy", "--reason", "worse")
+    before = tool.path.read_text()
+    assert "--operator NAME" in await tool.refused("adopt", "--operator", "")
+    assert (tool.path.read_text(), len(await rows(engine))) == (before, 2)

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from libs.replay.batches import BatchRefused, progress
+from libs.replay.batch.rows import BatchRefused, progress
 from tests.fakes.engine import FakeEngine
 from tests.integration.replay_batch_cases import (
     ALLOWS,

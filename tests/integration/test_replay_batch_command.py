@@ -13,18 +13,18 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from libs.replay.batch_progress import watch
-from libs.replay.batches import end
+from libs.replay.batch.command import watch
+from libs.replay.batch.rows import end
 from tests.conftest import ROOT
-from tests.fakes.engine import FakeEngine
+from tests.fakes.engine import FakeEngine, Fault, Reply
 from tests.integration.api_app import until
-from tests.integration.replay_batch_cases import ALLOWS, Past, asked, now_of, remember, working
+from tests.integration.replay_batch_cases import ALLOWS, Past, asked, by_ticker, now_of, remember, working
 
 
 async def command(database_url: str, *words: str) -> Process:
     """The command, under way."""
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "libs.replay.batch_progress", *words),
+        *(sys.executable, "-m", "libs.replay.batch", *words),
         cwd=ROOT,
         env=os.environ | {"DATABASE_URL": database_url, "USER": "ann"},
         stdout=PIPE,
@@ -67,6 +67,23 @@ async def test_it_asks_watches_and_prints_what_decides_first(
     batch = await only_batch(engine)
     code, again, _ = await ended(await command(database_url, "--id", str(batch)))
     assert (code, again) == (0, printed)
+
+
+async def test_a_batch_of_which_much_failed_prints_its_report_and_ends_with_1(
+    engine: AsyncEngine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await remember(engine, [Past("OPEN"), Past("BAD")])
+    batch = await asked(engine)
+    said = by_ticker({"OPEN": ALLOWS, "BAD": Reply("", fault=Fault.STATUS)})
+    async with (
+        FakeEngine(reply=said) as fake,
+        working(database_url, fake.base_url, tmp_path, monkeypatch) as replays,
+    ):
+        fake.fault_status = 400
+        assert await replays.step() is True
+    code, printed, told = await ended(await command(database_url, "--id", str(batch.id)))
+    assert (code, printed[0]) == (1, "1 turns from deny to allow:")
+    assert f"batch {batch.id} failed: 1 of 2 decisions got no answer, more than 5%" in told
 
 
 async def test_an_interrupt_ends_the_watching_alone(engine: AsyncEngine, database_url: str) -> None:

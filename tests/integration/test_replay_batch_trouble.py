@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from libs.replay.batches import end
+from libs.replay.batch.rows import end
 from tests.fakes.engine import FakeEngine, Fault, Reply
 from tests.integration.api_app import until
 from tests.integration.replay_batch_cases import (
@@ -195,7 +195,10 @@ async def test_a_prompt_that_never_fits_is_named_and_not_asked_for_ever(
     done = await now_of(engine, batch)
     assert done.report is not None
     assert (done.state, done.report["counts"]["failed"]) == ("failed", 2)
-    assert done.error == "None of 2 decisions was answered by policy 1.1.0: there is nothing to compare."
+    assert str(done.error).startswith(
+        "None of 2 decisions was answered by policy 1.1.0: there is nothing to compare. "
+        "The usual reason: prompt_too_long: "
+    )
     rows = await replays_of(engine, batch)
     assert all(row["error"].startswith("prompt_too_long: ") and row["flip"] is None for row in rows)
 

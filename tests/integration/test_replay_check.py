@@ -6,8 +6,10 @@ from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.llm.registry import Registry
@@ -103,7 +105,53 @@ async def test_calls_that_are_not_kept_any_more_are_no_difference(stack: Stack, 
     await judged(stack, engine)
     await change(engine, "delete from llm_bodies")
     found = await checked(engine)
-    assert (found.first, found.cases, found.answers, found.not_kept) == (None, 1, 0, 2)
+    assert (found.first, found.cases, found.answers, found.not_kept, found.read_again) == (None, 1, 0, 2, 1)
+
+
+async def test_past_the_retention_of_calls_a_changed_decision_is_still_named(stack: Stack, engine: AsyncEngine) -> None:
+    _, forecast_id = await judged(stack, engine)
+    await change(engine, "delete from llm_bodies")
+    await change(engine, "delete from llm_calls")
+    await change(
+        engine,
+        "update forecasts set features = jsonb_set(features, '{llm,policy,decision,allow}', 'true') where id = :id",
+        id=forecast_id,
+    )
+    found = await checked(engine)
+    assert found.first is not None
+    assert (found.first.where, found.first.stored, found.first.now) == ("policy.decision.allow", True, False)
+
+
+async def test_the_period_is_gone_through_once_however_many_pages_it_has(
+    stack: Stack, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cases, "PAGE", 2)
+    start = good_inputs().as_of
+    ids = [(await judged(stack, engine, good_inputs(as_of=start + timedelta(days=day))))[1] for day in range(5)]
+    by_time: list[str] = []
+
+    def seen(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "ts >=" in statement and "from forecasts" in statement:
+            by_time.append(statement)
+
+    event.listen(engine.sync_engine, "before_cursor_execute", seen)
+    now = datetime.now(UTC)
+    period = {"since": now - timedelta(hours=1), "until": now + timedelta(minutes=1)}
+    found = [case.forecast_id async for case in stored_cases(engine, **period)]
+    assert (found, len(by_time)) == (ids, 1)
+    left: list[UUID] = []
+    async for case in stored_cases(engine, **period):
+        left.append(case.forecast_id)
+        await change(engine, "delete from forecasts where id = any(:ids)", ids=ids[3:])
+    assert left == ids[:3]
+
+
+async def test_a_period_without_anything_is_no_pass(
+    engine: AsyncEngine, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    assert await asyncio.to_thread(main, ["--since", "yesterday"]) == 2
+    assert "nothing was checked" in capsys.readouterr().err
 
 
 async def test_forecasts_outside_the_period_are_left_alone(stack: Stack, engine: AsyncEngine) -> None:
@@ -147,7 +195,7 @@ async def test_the_command_reads_the_database_and_says_how_it_went(
     assert await asyncio.to_thread(main, SINCE) == 0
     said = capsys.readouterr().out
     assert "1 forecasts, 2 recorded answers replayed: all as stored" in said
-    assert "0 verdicts: all as stored" in said
+    assert "0 verdicts: nothing to check" in said
     await change(
         engine,
         "update forecasts set features = jsonb_set(features, '{llm,policy,raw}', cast(:raw as jsonb)) where id = :id",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import gammaln
 
-from libs.exposures.guardrails import worse_than_both
+from libs.exposures.evidence import worse_than_both
 from libs.exposures.report import report
 from libs.exposures.sums import MetricSums, PhaseSums
 from libs.llm.experiments import METRICS, Experiment

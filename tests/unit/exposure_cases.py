@@ -59,9 +59,9 @@ def counts(row: Row) -> bool:
 Value = Callable[[Row], float | None]
 
 SLOW: Mapping[str, Value] = {
-    "validity": lambda row: float(row.status == "ok") if answered(row) else None,
+    "validity": lambda row: float(row.status == "ok") if answered(row) and not row.cached else None,
     "latency": lambda row: row.total_ms if answered(row) and not row.cached else None,
-    "tokens": lambda row: row.tokens if answered(row) and not row.cached else None,
+    "tokens": lambda row: row.tokens if answered(row) and not row.cached and row.total_ms is not None else None,
     "deny_rate": lambda row: float(not row.allow) if answered(row) else None,
     "agreement": lambda row: (
         float(bool(row.allow) == row.rules_allow) if answered(row) and row.rules_allow is not None else None
@@ -173,6 +173,7 @@ def packed(row: Row) -> bytes:
         columns.RULES_ALLOW: row.rules_allow,
         columns.BUY: row.side == "buy",
         columns.SELL: row.side == "sell",
+        columns.TIMED: row.total_ms is not None,
     }
     flags |= sum(bit for bit, marked in marks.items() if marked)
     since = row.as_of - POSTGRES_EPOCH

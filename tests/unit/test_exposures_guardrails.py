@@ -8,18 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.exposures.counts import ArmCounts, UnitSums
-from libs.exposures.guardrails import (
-    ALPHA,
+from libs.exposures.evidence import (
     LEAST_WITHOUT_CONTROL,
     MOST_EVIDENCE,
-    NEEDED,
-    GuardrailState,
-    arms_without,
-    evaluate,
     independent,
     turned_beyond,
     worse_than_both,
 )
+from libs.exposures.guardrails import ALPHA, NEEDED, GuardrailState, arms_without, evaluate, to_weigh
 from libs.llm.experiments import GUARDRAILS, Experiment
 
 HALVES = (("1.0.0", 50.0), ("1.1.0", 50.0))
@@ -45,7 +41,12 @@ def judged(arm: str, n: int, *, invalid: int = 0, timed_out: int = 0) -> ArmCoun
 def decided(arm: str, n: int, allowed: int, *, each: int = 1) -> ArmCounts:
     """Decisions by units of `each` that are all alike."""
     units = UnitSums(n // each, n * each, allowed * each, allowed * each)
-    return ArmCounts(arm, judged=n, decided=n, allowed=allowed, units=units)
+    return ArmCounts(arm, judged=n, decided=n, allowed=allowed, units={"deny_to_allow": units})
+
+
+def allowed_of(counts: ArmCounts) -> tuple[int, int]:
+    """What the decisions of an arm are worth."""
+    return independent(counts.allowed, counts.decided, counts.units.get("deny_to_allow"))
 
 
 def test_each_candidate_with_weight_is_held_to_each_guardrail_that_is_on() -> None:
@@ -78,7 +79,8 @@ def test_a_breach_says_what_was_seen_and_what_was_allowed() -> None:
     ],
 )
 def test_one_guardrail_breaks_and_the_others_are_kept(name: str, bad: ArmCounts, bounds: dict[str, float]) -> None:
-    control = ArmCounts("1.0.0", judged=60, answered=60, decided=60, allowed=15, units=UnitSums(60, 60, 15, 15))
+    control = ArmCounts("1.0.0", judged=60, answered=60, decided=60, allowed=15)
+    control = replace(control, units={"deny_to_allow": UnitSums(60, 60, 15, 15)})
     found = look(control, bad, **bounds)
     assert [state.name for state in found.values() if state.breached] == [name]
     assert not any(state.breached for state in look(control, bad, **{name: None}).values())
@@ -157,14 +159,65 @@ def test_turning_denies_into_allows_counts_beyond_what_is_allowed(allowed: int, 
 
 
 def test_decisions_of_one_unit_count_once() -> None:
-    assert independent(decided("1.1.0", 400, 240)) == (240, 400)
-    assert independent(decided("1.1.0", 400, 240, each=10)) == pytest.approx((24, 40), abs=1.5)
-    assert independent(decided("1.1.0", 400, 400, each=10)) == (40, 40)
-    assert independent(replace(decided("1.1.0", 400, 240), units=None)) == (0, 0)
+    assert allowed_of(decided("1.1.0", 400, 240)) == (240, 400)
+    assert allowed_of(decided("1.1.0", 400, 240, each=10)) == pytest.approx((24, 40), abs=1.5)
+    assert allowed_of(decided("1.1.0", 400, 400, each=10)) == (40, 40)
+    assert independent(240, 400, None) == (0, 0)
     control = decided("1.0.0", 400, 100, each=10)
     assert look(control, decided("1.1.0", 400, 400, each=10))["deny_to_allow"].breached
     assert not look(control, decided("1.1.0", 400, 240, each=10))["deny_to_allow"].breached
     assert look(decided("1.0.0", 400, 100), decided("1.1.0", 400, 240))["deny_to_allow"].breached
+
+
+@pytest.mark.parametrize("bound", [0.0, 1e-9, 0.99999, 0.999999, 0.9999985, 0.9999995, 0.9999999, 1.0])
+def test_a_bound_near_its_ends_is_held_to_and_breaks_nothing_else(bound: float) -> None:
+    assert 0 <= turned_beyond((100, 100), (1, 100), bound=bound) <= MOST_EVIDENCE
+    assert 0 <= worse_than_both((100, 100), (5, 100), bound=bound) <= MOST_EVIDENCE
+
+
+def by_units(arm: str, failing: int, others: int, *, each: int) -> ArmCounts:
+    """Units of `each` answers, of which some never validate and the others always do."""
+    n, invalid, units = (failing + others) * each, failing * each, failing + others
+    sums = UnitSums(units, units * each**2, failing * each**2, failing * each**2)
+    return ArmCounts(arm, judged=n, invalid=invalid, units={"invalid_rate": sums})
+
+
+def test_what_fails_again_and_again_in_one_unit_counts_once() -> None:
+    """Three of forty units never validate: of each 50 answers that is plain, of 40 units it is chance."""
+    control, candidate = by_units("1.0.0", 0, 300, each=50), by_units("1.1.0", 3, 37, each=50)
+    blind = [replace(one, units={}) for one in (control, candidate)]
+    assert look(*blind)["invalid_rate"].breached
+    assert to_weigh(experiment(), {one.arm: one for one in blind}) == {"invalid_rate"}
+    found = look(control, candidate)["invalid_rate"]
+    assert not found.breached
+    assert (found.n, found.observed) == (2000, 0.075)
+    assert found.sentence.endswith("by units they tell as much as 2 of 39 independent ones")
+    assert look(control, by_units("1.1.0", 5, 0, each=50))["invalid_rate"].breached
+
+
+def test_units_are_only_counted_where_they_can_break_a_guardrail() -> None:
+    counts = {one.arm: one for one in (judged("1.0.0", 900, invalid=9), judged("1.1.0", 100, invalid=6))}
+    assert to_weigh(experiment(), counts) == set()
+    apart = {one.arm: replace(one, units={}) for one in (decided("1.0.0", 50, 10), decided("1.1.0", 50, 25))}
+    assert to_weigh(experiment(), apart) == {"deny_to_allow"}
+
+
+@pytest.mark.parametrize(("unit", "hard"), [("ticker", 0.08), ("ticker_day", 0.04)])
+def test_units_that_never_validate_whatever_the_version_take_nothing_back(unit: str, hard: float) -> None:
+    """Both arms are one version, and a unit either validates at each of its twenty forecasts or at none."""
+    rng = np.random.default_rng(7)
+    broken = 0
+    for _ in range(RUNS // 2):
+        candidate = rng.random(50 if unit == "ticker" else 400) < 0.2
+        fails = rng.random(len(candidate)) < hard
+        for seen in range(10, len(candidate) + 1, 10):
+            mine, bad = candidate[:seen], fails[:seen]
+            arms = [
+                by_units(arm, int((bad & given).sum()), int((~bad & given).sum()), each=20)
+                for arm, given in (("1.0.0", ~mine), ("1.1.0", mine))
+            ]
+            broken += look(*arms, timeout_rate=None, deny_to_allow=None)["invalid_rate"].breached
+    assert broken / (RUNS // 2) <= ALPHA, f"{broken}"
 
 
 @pytest.mark.parametrize(

@@ -226,3 +226,29 @@ def test_what_an_interval_means(name: str, low: float, high: float, p: float, ex
 )
 def test_numbers_are_shown_as_people_read_them(value: float, text: str) -> None:
     assert shown(value) == text
+
+
+def test_an_arm_that_was_asked_before_is_not_more_valid_for_it() -> None:
+    """One version twice, 8 % invalid. The control's valid answers are from the cache, its invalid ones asked again."""
+    chance = random.Random(3)
+    rows: list[Row] = []
+    for row in planted(60):
+        bad = chance.random() < 0.08
+        if row.arm == CONTROL and not bad:
+            rows.append(replace(row, cached=True))
+            continue
+        bad = chance.random() < 0.08 if row.arm == CONTROL else bad
+        rows.append(replace(row, status="invalid", allow=None) if bad else row)
+    made = told(rows, experiment())
+    assert made.verdicts[CANDIDATE] != "worse"
+    assert by_metric(made)["validity"] in {UNKNOWN, SAME}
+
+
+def test_a_version_that_cannot_be_asked_is_invalid_and_not_fast() -> None:
+    asked_in_vain = {"status": "invalid", "total_ms": None, "tokens": None, "allow": None}
+    made = told(
+        planted(60, lambda row, chance: replace(row, **asked_in_vain) if chance.random() < 0.5 else row), experiment()
+    )
+    assert by_metric(made)["validity"] == "worse"
+    assert by_metric(made)["latency"] == SAME
+    assert by_metric(made)["tokens"] == SAME

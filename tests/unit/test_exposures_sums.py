@@ -34,7 +34,7 @@ def rows(draw: st.DrawFn) -> Row:
         status=status,
         timed_out=draw(st.booleans()) if status == "unavailable" else False if judged else None,
         cached=draw(st.booleans()) if judged else None,
-        total_ms=draw(st.integers(0, 90_000)) / 2 if judged else None,
+        total_ms=draw(st.none() | st.integers(0, 90_000).map(lambda half: half / 2)) if judged else None,
         tokens=draw(st.integers(0, 5_000)) if judged else None,
         allow=draw(st.booleans()) if status == "ok" else None,
         rules_allow=draw(st.sampled_from([None, True, False])) if judged else None,

@@ -144,7 +144,7 @@ class Turning:
 def promoted(registry: Registry) -> Prompts:
     """The same file after 1.1.0 was promoted."""
     activation = Activation(1, "verdict", "1.1.0", (), "ada", "better", ON_FILE, datetime(2013, 1, 2, tzinfo=UTC))
-    return Prompts.build(registry, activations={"verdict": activation})
+    return Prompts.build(registry, activations={"verdict": [activation]})
 
 
 async def test_each_question_takes_the_prompts_as_they_are_when_it_is_asked(tmp_path: Path) -> None:

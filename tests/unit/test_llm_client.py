@@ -107,6 +107,8 @@ async def test_an_invalid_answer_gets_one_repair_turn_that_is_recorded(tmp_path:
     assert (first.status, first.repaired, first.retry_of) == ("invalid", False, None)
     assert (second.status, second.repaired, second.retry_of) == ("ok", True, first.id)
     assert answer.call_id == second.id
+    assert [(call.usage.tokens_in, call.usage.tokens_out) for call in (first, second)] == [(11, 5), (11, 5)]
+    assert (answer.tokens_in, answer.tokens_out) == (22, 10)
     assert (await desk.client.ask("verdict", VERDICT_INPUTS)).cached
 
 

@@ -109,7 +109,7 @@ def test_a_prompt_of_another_file_is_refused(tmp_path: Path) -> None:
         ("{{ price }}", "{% include 'x' %}", ["field user_template"]),
         ("system: You judge", "sistem: You judge", ["key verdict", "version 1.0.0", "field sistem", "unknown field"]),
         ("verdict:\n  version", "verdict:\n  versio", ["key verdict", "field versio"]),
-        ("system: You judge entries. Answer with JSON.", "system: 5", ["field system", "5"]),
+        ("system: You judge entries. Answer with JSON.", "system: 5", ["field system", "expected text, found int"]),
         ('version: "1.0.0"\n  versions', 'version: "3.0.0"\n  versions', ["field version", "'3.0.0'", "1.1.0"]),
         ('version: "1.0.0"\n  versions', "version: 1.0\n  versions", ["key verdict", "field version", "quotes"]),
         ('"1.1.0":\n', "1.1:\n", ["line", "1.1", "quotes"]),
@@ -154,7 +154,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ('{arms: {"9.0.0": 1}}', ["field experiment.arms", "'9.0.0'"]),
         ('{arms: {"1.0.0": -1}}', ["field experiment", "1.0.0"]),
         ('{arms: {"1.0.0": true}}', ["field experiment.arms.1.0.0"]),
-        ('{arms: {"1.0.0": 1}, unit: week}', ["field experiment.unit", "'week'", "ticker_day"]),
+        ('{arms: {"1.0.0": 1}, unit: week}', ["field experiment.unit", "is none of ticker, ticker_day"]),
         ('{arms: {"1.0.0": 1}, seed: 1}', ["field experiment.seed", "unknown field"]),
         ("{}", ["field experiment.arms", "missing"]),
     ],
@@ -294,3 +294,25 @@ def test_list_render_and_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert run(path, "render", "verdict", "1.1.0", str(inputs)) == 1
     assert run(path, "render", "verdict", "7", str(inputs)) == 1
     assert run(path, "release") == 1
+
+
+WORDING = "Desk wording never buy"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("system: You judge entries. Answer with JSON.", f"system: [{WORDING}]"),
+        ("system: You judge entries. Answer with JSON.", f"{WORDING}: You judge entries."),
+        ("system: You judge entries. Answer with JSON.", f"system: {{{WORDING}: 1}}"),
+        ('version: "1.0.0"\n', f'version: "{WORDING}"\n'),
+        ("sampling: {temperature: 0, max_tokens: 64}", f"sampling: {WORDING}"),
+        ("sampling: {temperature: 0, max_tokens: 64}", f"sampling: {{temperature: {WORDING}}}"),
+        ("inputs: &inputs\n", f"inputs: &inputs\n        description: [{WORDING}]\n"),
+        ('version: "1.0.0"\n', f'version: "1.0.0"\n  experiment: {{arms: {{"1.0.0": {WORDING}}}}}\n'),
+        ('version: "1.0.0"\n', f'version: "1.0.0"\n  experiment: {{arms: {{"1.0.0": 1}}, unit: {WORDING}}}\n'),
+    ],
+)
+def test_no_fault_quotes_the_wording(tmp_path: Path, old: str, new: str) -> None:
+    """Faults of the file reach logs and `/ready`."""
+    assert WORDING not in refused(tmp_path, replaced(old, new))

@@ -46,7 +46,7 @@ def facts(
 ) -> Facts:
     """The facts after these activations, given oldest first."""
     newest = tuple(reversed(rows))
-    now = in_force(registry, key, buckets=parse_buckets(buckets), activation=newest[0] if newest else None)
+    now = in_force(registry, key, buckets=parse_buckets(buckets), activations=newest)
     return Facts(key=key, in_force=now, history=newest, replay=replay)
 
 
@@ -235,3 +235,48 @@ def test_an_experiment_of_versions_none_of_which_is_in_force_ends_with_the_one_i
     known = facts(registry, buckets="verdict:1.1.0,1.2.0")
     assert isinstance(known.in_force.experiment, Experiment)
     assert change(rollback(known, known=VERSIONS, reason="", further=False)) == ("1.0.0", ())
+
+
+def test_a_rollback_heeds_what_was_done_on_other_ground_only_before_its_own(registry: Registry) -> None:
+    lagging = Ground("1.2.0", None, None)
+    known = facts(registry, row(1, "1.1.0"), row(2, "1.2.0", ground=lagging))
+    assert change(rollback(known, known=VERSIONS, reason="", further=False)) == ("1.0.0", ())
+    done = facts(registry, row(1, "1.1.0"), row(2, "1.0.0", who="bob"), row(3, "1.2.0", ground=lagging))
+    said = rollback(done, known=VERSIONS, reason="", further=False)
+    assert isinstance(said, str)
+    assert "went back already, by bob" in said
+
+
+ENVIRONMENT = Ground("1.0.0", None, "1.0.0@50,1.1.0@50")
+
+
+def test_what_a_guardrail_took_back_on_another_ground_needs_a_reason_here_too(registry: Registry) -> None:
+    prompt = released(registry, "1.1.0")
+    taken = row(1, "1.0.0", who="guardrail", ground=ENVIRONMENT)
+    with pytest.raises(CommandRefused, match=r"a guardrail took verdict 1\.1\.0 back"):
+        ramp(facts(registry, taken), prompt, 1, reason="")
+    for ground in (ENVIRONMENT, GROUND):
+        answered = facts(registry, taken, row(2, "1.0.0", two(1), ground=ground), row(3, "1.0.0", ground=ground))
+        assert isinstance(ramp(answered, prompt, 1, reason=""), Change)
+
+
+def test_what_is_done_on_another_ground_does_not_answer_a_guardrail(registry: Registry) -> None:
+    rows = (
+        row(1, "1.0.0", two(10)),
+        row(2, "1.0.0", two(1), ground=ENVIRONMENT),
+        row(3, "1.0.0", who="guardrail"),
+        row(4, "1.0.0", two(5), ground=ENVIRONMENT),
+    )
+    with pytest.raises(CommandRefused, match=r"a guardrail took verdict 1\.1\.0 back"):
+        ramp(facts(registry, *rows), released(registry, "1.1.0"), 1, reason="")
+
+
+def test_a_row_that_cannot_be_read_is_no_step_of_the_way(registry: Registry) -> None:
+    broken = replace(row(2, "1.2.0"), problem="it is no good")
+    known = facts(registry, row(1, "1.1.0"), broken)
+    assert change(rollback(known, known=VERSIONS, reason="", further=False)) == ("1.0.0", ())
+    taken = facts(
+        registry, row(1, "1.0.0", two(10)), row(3, "1.0.0", who="guardrail"), replace(broken, version="1.1.0")
+    )
+    with pytest.raises(CommandRefused, match=r"a guardrail took verdict 1\.1\.0 back"):
+        ramp(taken, released(registry, "1.1.0"), 1, reason="")

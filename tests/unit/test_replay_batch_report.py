@@ -7,11 +7,11 @@ from uuid import UUID
 
 import pytest
 
-from libs.replay.batch_progress import moment
-from libs.replay.batch_report import LISTED, in_order, report
-from libs.replay.batch_sums import FLIPS, Figures, Flip, Flipped, Kind, Made, Side, Spent
-from libs.replay.batch_words import SHOWN, lines
-from libs.replay.batches import BatchRefused
+from libs.replay.batch.command import moment
+from libs.replay.batch.report import LISTED, in_order, report, shortcoming
+from libs.replay.batch.rows import BatchRefused
+from libs.replay.batch.sums import FLIPS, Figures, Flip, Flipped, Kind, Made, Side, Spent
+from libs.replay.batch.words import SHOWN, lines
 from libs.statistics.intervals import Cluster, clustered_mean, wilson
 
 NONE = Spent(0, None, None, None, None)
@@ -152,6 +152,32 @@ def test_a_period_without_decisions_says_so() -> None:
     assert lost["sentence"] == "None of 3 decisions was answered by policy 1.1.0: there is nothing to compare."
     assert found["validity"] == {"before": None, "after": None}
     assert list(lines(found, where="there"))[:2] == ["0 turn from deny to allow.", "0 turn from allow to deny."]
+
+
+@pytest.mark.parametrize(("failed", "enough"), [(0, True), (5, True), (6, False)])
+def test_a_report_on_too_few_of_its_decisions_is_no_trial(failed: int, enough: bool) -> None:
+    lost = kind(failed, True, None, status="refused", flip=None, acts=False)
+    problem = shortcoming(of([kind(100 - failed, True, True), lost]), reason="refused: answered 400")
+    if enough:
+        assert problem is None
+    else:
+        assert problem == (
+            "6 of 100 decisions got no answer, more than 5%: the others do not speak for the period. "
+            "The usual reason: refused: answered 400"
+        )
+
+
+def test_a_report_on_nothing_is_no_trial_either() -> None:
+    empty = of([])
+    assert shortcoming(empty, reason=None) == empty["sentence"]
+
+
+def test_a_turn_whose_forecast_was_dropped_is_named_all_the_same() -> None:
+    gone = turned(side=None, horizon=None, made=None, feed=None)
+    assert gone.words() == "T000 2013-05-03: deny (EARNINGS) -> allow; its forecast is not kept any more"
+    kept = of([kind(2, False, True)], flipped=[turned(feed="replay:1"), gone])["flipped"]
+    assert kept[0]["words"].startswith("T000 2013-05-03 buy 1d: ")
+    assert (kept[1]["side"], kept[1]["horizon"], kept[1]["feed"]) == (None, None, None)
 
 
 def test_each_turn_reads_as_a_line() -> None:

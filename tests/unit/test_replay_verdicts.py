@@ -1,7 +1,7 @@
 """The gate over its golden set: every verdict as stored, and whatever is changed is named."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from libs.replay.cases import read_cases
 from libs.trading import gate
-from libs.trading.reasons import Reason
+from libs.trading.limits import Terms
+from libs.trading.reasons import Kind, Reason
+from libs.trading.types import Mode, Order, StoredDecision
 from services.api.strategist.desk.record import Asked, columns_of, decision_copy, seen_by
 from services.api.strategist.desk.verdicts import told_of
-from tests.data.golden.make_verdicts import SITUATIONS
+from tests.data.golden.make_verdicts import gate_cases
 from tests.unit.judgement_cases import AS_OF, CALL_ID, ROOT
 from tools.replay_check import (
     CASES,
@@ -62,7 +65,10 @@ def recorded(record: Mapping[str, Any], case: GateCase) -> Verdicts:
 def test_every_verdict_comes_out_as_stored() -> None:
     found = checked(FILE)
     assert (found.first, found.checked) == (None, len(cases()))
-    assert found.checked >= 3 * len(SITUATIONS)
+
+
+def test_the_golden_set_is_what_its_maker_makes() -> None:
+    assert cases() == list(gate_cases(list(read_cases(GOLDEN / "fake_engine.jsonl"))))
 
 
 def test_the_golden_set_holds_every_mode_and_both_verdicts() -> None:
@@ -73,12 +79,20 @@ def test_the_golden_set_holds_every_mode_and_both_verdicts() -> None:
         ("allow", "deny"),
         ("deny", "deny"),
     }
-    said = {reason for verdict in verdicts for reason in verdict.reasons}
-    assert {
-        *(Reason.ALLOW, Reason.KILL_SWITCH, Reason.MISMATCH, Reason.STALE_DECISION, Reason.INVALID_DECISION),
-        *(Reason.MODEL_UNAVAILABLE, Reason.POLICY_DENY, Reason.RULE_DENY, Reason.HALTED, Reason.RECONCILING),
-        *(Reason.LIMIT_QTY, Reason.PRICE_COLLAR),
-    } <= said
+
+
+def test_the_golden_set_holds_every_reason_that_the_gate_can_give() -> None:
+    said = {reason for case in cases() for reason in case.verdict.reasons}
+    in_its_place = {Reason.GATE_TIMEOUT, Reason.GATE_ERROR}  # where the gate had no time, or failed
+    missing = set(Reason) - said - in_its_place
+    assert not missing, f"no golden verdict says {', '.join(sorted(missing))}; add a case to make_verdicts.py"
+
+
+def test_every_reason_is_told_apart_from_the_others() -> None:
+    """Each stands alone somewhere, so that it decides there."""
+    alone = {case.verdict.reasons[0] for case in cases() if len(case.verdict.reasons) == 1}
+    together = {reason for reason in Reason if reason.startswith("UNKNOWN_")}
+    assert set(Reason) - alone - together == {Reason.GATE_TIMEOUT, Reason.GATE_ERROR}
 
 
 def test_a_verdict_that_was_turned_is_named(tmp_path: Path) -> None:
@@ -100,21 +114,62 @@ def test_a_decision_that_was_turned_is_named(tmp_path: Path) -> None:
     assert checked(write(tmp_path / "verdicts.jsonl", made)).different == 1
 
 
-def test_a_gate_that_forgets_a_rule_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(_order: object, _decision: object) -> bool:
-        return False
+@pytest.mark.parametrize("forgotten", [reason for reason in Reason if reason.kind is Kind.POLICY])
+def test_a_gate_that_forgets_a_policy_reason_is_named(forgotten: Reason, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = gate.policy_reasons
 
-    monkeypatch.setattr(gate, "mismatched", forgetful)
+    def forgetful(order: Order, decision: StoredDecision | None, terms: Terms) -> Iterator[Reason]:
+        return (reason for reason in whole(order, decision, terms) if reason is not forgotten)
+
+    monkeypatch.setattr(gate, "policy_reasons", forgetful)
     found = checked(FILE)
-    assert found.different > 0
     assert found.first is not None
-    assert "MISMATCH" in found.first
+    assert forgotten in found.first or "verdict" in found.first
+
+
+NOT_AN_ENTRYS = {Reason.NOT_REDUCING, Reason.GATE_TIMEOUT, Reason.GATE_ERROR}
+
+
+@pytest.mark.parametrize(
+    "forgotten", [reason for reason in Reason if reason.kind is Kind.HARD and reason not in NOT_AN_ENTRYS]
+)
+def test_a_gate_that_forgets_a_hard_reason_is_named(forgotten: Reason, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = gate.hard_reasons
+
+    def forgetful(order: Order, situation: gate.Situation) -> Iterator[Reason]:
+        return (reason for reason in whole(order, situation) if reason is not forgotten)
+
+    monkeypatch.setattr(gate, "hard_reasons", forgetful)
+    assert checked(FILE).different > 0
+
+
+def always(*_: object) -> bool:
+    return True
+
+
+def never(*_: object) -> bool:
+    return False
+
+
+def no_refusal(mode: Mode, _refusal: Reason | None) -> gate.Verdict:
+    return gate.Verdict("allow", "allow", mode, (Reason.ALLOW,))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("may_reduce", always), ("may_reduce", never), ("mismatched", never), ("of_reduction", no_refusal)],
+)
+def test_a_gate_that_judges_otherwise_is_named(name: str, wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, name, wrong)
+    assert checked(FILE).different > 0
 
 
 def test_the_record_of_every_verdict_leads_to_it_again() -> None:
     for case in cases():
+        if case.decision is not None and case.decision.ticker != case.order.ticker:
+            continue  # the desk looks decisions up by the order's ticker, and a record holds that one alone
         found = recorded(record_of(case), case)
-        assert (found.checked, found.first) == (1, None)
+        assert (found.checked, found.first) == (0 if case.order.reduce_only else 1, None)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +209,14 @@ def test_the_command_checks_both_sets(capsys: pytest.CaptureFixture[str], tmp_pa
     made[0] = replace(made[0], situation=replace(made[0].situation, limits=limits))
     assert main([str(write(tmp_path / "verdicts_edited.jsonl", made))]) == 1
     assert "LIMIT_QTY" in capsys.readouterr().out
+
+
+def test_a_file_without_verdicts_is_no_pass(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write(tmp_path / "verdicts.jsonl", [])
+    assert main([str(path), str(GOLDEN / "fake_engine.jsonl")]) == 2
+    said = capsys.readouterr()
+    assert "0 verdicts: nothing to check" in said.out
+    assert "no verdict was checked" in said.err
 
 
 def test_a_file_that_cannot_be_read_names_the_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

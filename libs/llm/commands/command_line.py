@@ -89,12 +89,13 @@ def _add_writers(command: Callable[[str, Run, str], argparse.ArgumentParser]) ->
     _ask_who(one, "why; needed where no replay of the version has finished")
     one = command("rollback", roll_back, "end a running experiment, else go back to before the last promotion")
     _name(one, "key")
-    _ask_who(one, "why; may be left out")
+    _ask_who(one, "why; needed only where the latest activation was made on another ground")
     one.add_argument(
         "--further", action="store_true", help="one more step back where the last change went back already"
     )
     one = command("adopt", adopt, "write what is in force into the YAML, for a commit")
     one.add_argument("key", nargs="?", help="only this one")
+    _ask_operator(one)
 
 
 def _name(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -103,8 +104,12 @@ def _name(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def _ask_who(parser: argparse.ArgumentParser, why: str) -> None:
-    parser.add_argument("--operator", default=os.environ.get("USER", ""), help="who does this (default: USER)")
+    _ask_operator(parser)
     parser.add_argument("--reason", type=str.strip, default="", help=why)
+
+
+def _ask_operator(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--operator", default=os.environ.get("USER", ""), help="who does this (default: USER)")
 
 
 def _count(least: int) -> Callable[[str], int]:

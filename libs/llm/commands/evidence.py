@@ -111,7 +111,8 @@ async def asked_lately(
 
 async def strangers(connection: AsyncConnection, key: str, found: InForce) -> dict[str, int]:
     """The versions asked lately that nobody is given by `found`, with how often: what the services go by differs."""
-    changed_at = None if found.activation is None else found.activation.at + timedelta(seconds=FOLLOWED_S)
+    ruling = found.activation if found.source == "activation" else None
+    changed_at = None if ruling is None else ruling.at + timedelta(seconds=FOLLOWED_S)
     asked = await asked_lately(connection, key, minutes=LATELY_MIN, since=changed_at)
     given = {found.version, *dict(() if found.experiment is None else found.experiment.arms)}
     return {version: calls for version, calls in asked.items() if version not in given}

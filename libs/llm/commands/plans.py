@@ -3,13 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from uuid import UUID
 
 from libs.llm.commands.evidence import REPLAYED_KEYS, FinishedReplay
 from libs.llm.commands.refusal import CommandRefused
 from libs.llm.commands.standing import arms_words, shares_of
-from libs.llm.in_force import Activation, Arms, InForce
+from libs.llm.in_force import Activation, Arms, Ground, InForce
 from libs.llm.types import PromptVersion
 
 STEPS = (1, 5, 10, 25, 50)
@@ -89,7 +88,7 @@ def rollback(facts: Facts, *, known: Sequence[str], reason: str, further: bool) 
         return Change(now.version, (), f"rolled back, {arms_words(now.experiment.arms)} ended{why}")
     passed, last_went_back = _path(facts)
     if last_went_back and not further:
-        last = facts.history[0]
+        last = facts.in_force.activation or facts.history[0]
         return (
             f"{key} went back already, by {last.who} at {last.at:%Y-%m-%d %H:%M:%S} UTC ({last.why}): "
             f"{now.version} answers everything. To go back one more step: --further (make: FURTHER=1)"
@@ -114,7 +113,7 @@ def _refuse_draft(prompt: PromptVersion) -> None:
 def _grounds(facts: Facts, prompt: PromptVersion, *, reason: str) -> str:
     """Why the version may have units: a replay, or somebody's word for it. Raises `CommandRefused`."""
     name = f"{prompt.key} {prompt.version}"
-    taken = _taken_back(facts.history, prompt.version)
+    taken = _taken_back(facts, prompt.version)
     if reason:
         return f"{reason} ({facts.replay or 'without a replay'})"
     if taken is not None:
@@ -135,21 +134,38 @@ def _grounds(facts: Facts, prompt: PromptVersion, *, reason: str) -> str:
     )
 
 
-def _taken_back(history: Sequence[Activation], version: str) -> Activation | None:
-    """The guardrail's row that ended a version's last appearance, if that is how it ended."""
-    for newer, older in zip_longest(history, history[1:]):
-        if version in {newer.version, *dict(newer.arms)}:
+def _taken_back(facts: Facts, version: str) -> Activation | None:
+    """The guardrail's row that ended a version's last appearance, if that is how it ended.
+
+    It counts whatever its ground. Who gave the version again on that ground or on this one has answered it; what was
+    done on a third says nothing.
+    """
+    here = facts.in_force.ground
+    answered: list[Ground] = []
+    for place, row in enumerate(facts.history):
+        if row.problem is not None or any(row.ground.agrees_with(ground) for ground in answered):
+            continue
+        ended = version not in _given(row) and version in _given_before(row, facts.history[place + 1 :])
+        if ended and row.who == GUARDRAIL:
+            return row
+        if not ended and version not in _given(row):
+            continue
+        if row.ground.agrees_with(here):
             return None
-        if version in _given_before(newer, older):
-            return newer if newer.who == GUARDRAIL else None
+        answered.append(row.ground)
     return None
 
 
-def _given_before(activation: Activation, older: Activation | None) -> set[str]:
-    """The versions that were given until an activation: by the one before it, else by its ground."""
+def _given(row: Activation) -> set[str]:
+    return {row.version, *dict(row.arms)}
+
+
+def _given_before(activation: Activation, older: Sequence[Activation]) -> set[str]:
+    """The versions that were given until an activation: by the one before it on its ground, else by the ground."""
     ground = activation.ground
-    if older is not None and older.ground == ground:
-        return {older.version, *dict(older.arms)}
+    before = next((one for one in older if one.problem is None and one.ground.agrees_with(ground)), None)
+    if before is not None:
+        return _given(before)
     if ground.env_arms is not None:
         return {ground.file_version, *(arm.partition("@")[0] for arm in ground.env_arms.split(","))}
     in_file = ground.file_experiment
@@ -171,13 +187,22 @@ def _path(facts: Facts) -> tuple[list[str], bool]:
     path: list[str] = []
     went_back = False
     older: Activation | None = None
-    for activation in reversed(facts.history):
-        if older is None or older.ground != activation.ground:
+    for activation in _led_here(facts):
+        if older is None or not older.ground.agrees_with(activation.ground):
             _visit(path, activation.ground.file_version)  # before it the file ruled
         went_back = not _visit(path, activation.version) and not activation.arms
         older = activation
     _visit(path, facts.in_force.version)
     return path, went_back and facts.in_force.source == "activation"
+
+
+def _led_here(facts: Facts) -> list[Activation]:
+    """The activations that led to what is in force, oldest first: once this ground has one, only those on it count."""
+    here = facts.in_force.ground
+    rows = [row for row in reversed(facts.history) if row.problem is None]
+    own = [row.ground.agrees_with(here) for row in rows]
+    first = own.index(True) if True in own else len(rows)
+    return [row for place, row in enumerate(rows) if place < first or own[place]]
 
 
 def _visit(path: list[str], version: str) -> bool:

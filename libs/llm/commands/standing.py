@@ -1,7 +1,7 @@
 """Where the prompts stand: the file, `LLM_AB_BUCKETS` and the latest activations, and all of it in words."""
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,9 +27,9 @@ class Files:
     buckets: Mapping[str, Experiment]
     warnings: tuple[str, ...] = ()
 
-    def in_force(self, key: str, latest: Activation | None) -> InForce:
-        """What rules for a key if this is its latest activation. Raises `UnknownPrompt`."""
-        return in_force(self.registry, key, buckets=self.buckets, activation=latest)
+    def in_force(self, key: str, activations: Sequence[Activation] = ()) -> InForce:
+        """What rules for a key with these activations, newest first. Raises `UnknownPrompt`."""
+        return in_force(self.registry, key, buckets=self.buckets, activations=activations)
 
 
 def read_files(options: Namespace) -> Files:
@@ -67,7 +67,7 @@ def _with_environment(files: Files) -> Files:
 
 
 def standing_lines(key: str, found: InForce) -> list[str]:
-    """What rules for a key and by whose word, and an activation that does not rule."""
+    """What rules for a key and by whose word, an activation that is not followed, and a later one on other ground."""
     activation = found.activation
     if found.source == "activation" and activation is not None:
         by = f"activation {activation.id} by {activation.who}, {activation.at:%Y-%m-%d %H:%M:%S} UTC: {activation.why}"
@@ -76,9 +76,16 @@ def standing_lines(key: str, found: InForce) -> list[str]:
     lines = [f"{key}: {given_words(found)} ({by})"]
     if found.trouble is not None:
         lines.append(f"warning: {found.trouble}")
-    elif activation is not None and found.source != "activation" and not _says(activation, found):
-        lines.append(f"warning: {_left_behind(key, activation, found.ground)}")
+    stranger = made_elsewhere(found)
+    if stranger is not None:
+        lines.append(_elsewhere(key, stranger, found))
     return lines
+
+
+def made_elsewhere(found: InForce) -> Activation | None:
+    """The key's latest activation, where it was made on another ground than what stands here."""
+    last = found.last
+    return None if last is None or last.ground.agrees_with(found.ground) else last
 
 
 def given_words(found: InForce) -> str:
@@ -102,25 +109,45 @@ def shares_of(arms: Arms) -> dict[str, float]:
 
 
 def ground_words(ground: Ground) -> str:
-    """What file and environment say, for people."""
-    pairs: list[tuple[str, float]] = [] if ground.file_experiment is None else ground.file_experiment["arms"]
-    arms = ", ".join(f"{version} {weight:g}" for version, weight in pairs)
-    experiment = f"experiment {arms}" if arms else "no experiment"
-    return f"file version {ground.file_version}, {experiment}, LLM_AB_BUCKETS {ground.env_arms or 'nothing'}"
+    """What file and environment say, for people. Of an activation that can be read."""
+    return ", ".join(f"{name} {words}" for name, words in _said(ground).items())
 
 
-def _says(activation: Activation, found: InForce) -> bool:
-    """Whether an activation that does not rule any more has been written into the file meanwhile."""
-    return (activation.version, activation.arms) == (
-        found.version,
-        () if found.experiment is None else found.experiment.arms,
+def _said(ground: Ground) -> dict[str, str]:
+    said = ground.file_experiment
+    experiment = "none"
+    if said is not None:
+        arms = ", ".join(f"{version} {weight}" for version, weight in said["arms"])
+        experiment = f"{arms} per {UNITS.get(said.get('unit'), 'unknown unit')}"
+    return {
+        "file version": ground.file_version,
+        "experiment": experiment,
+        "LLM_AB_BUCKETS": ground.env_arms or "nothing",
+    }
+
+
+def _difference(there: Ground, here: Ground) -> str:
+    """What differs between two grounds, for people."""
+    pairs = zip(_said(there).items(), _said(here).values(), strict=True)
+    return "; ".join(f"{name} {old} there, {new} here" for (name, old), new in pairs if old != new)
+
+
+def _elsewhere(key: str, stranger: Activation, found: InForce) -> str:
+    gives = arms_words(stranger.arms) if stranger.arms else stranger.version
+    if stranger.problem is not None:
+        return f"warning: the latest activation of {key} ({stranger.id} by {stranger.who}): {stranger.problem}"
+    made = (
+        f"the latest activation of {key} ({stranger.id} by {stranger.who}, {stranger.at:%Y-%m-%d %H:%M:%S} UTC: "
+        f"{gives}) was made on another ground and does not rule by what stands here: "
+        f"{_difference(stranger.ground, found.ground)}"
     )
-
-
-def _left_behind(key: str, activation: Activation, now: Ground) -> str:
-    gives = arms_words(activation.arms) if activation.arms else activation.version
+    if (stranger.version, stranger.arms) == _given(found):
+        return f"note: {made}. It gave what rules here too, as it does once it is adopted"
     return (
-        f"activation {activation.id} of {key} ({gives}, by {activation.who}) does not rule by what stands here. It was "
-        f"made on: {ground_words(activation.ground)}; here: {ground_words(now)}. If the services still run what it was "
-        "made on, work with their file and environment: what is done here would not reach them"
+        f"warning: {made}. If the services still run what it was made on, work with their file and environment: what "
+        "is done here would not reach them"
     )
+
+
+def _given(found: InForce) -> tuple[str, Arms]:
+    return found.version, () if found.experiment is None else found.experiment.arms

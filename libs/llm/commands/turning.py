@@ -20,6 +20,7 @@ from libs.llm.commands.standing import (
     arms_words,
     given_words,
     ground_words,
+    made_elsewhere,
     read_files,
     read_files_as_they_are,
     shares_of,
@@ -32,6 +33,10 @@ from libs.settings import SettingsError
 
 REMEMBERED = 200
 """Activations of a key that are looked through."""
+OTHER_GROUND = (
+    "nothing was done, since it might not reach those who run that: look at what they run, then say why it is meant "
+    'all the same with --reason "…" (make: REASON="…")'
+)
 
 
 @asynccontextmanager
@@ -48,7 +53,7 @@ def listing(options: Namespace) -> list[str]:
     """
     files = read_files_as_they_are(options)
     keys = files.registry.keys()
-    alone = [line for key in keys for line in _key_lines(files, key, files.in_force(key, None), asked={})]
+    alone = [line for key in keys for line in _key_lines(files, key, files.in_force(key), asked={})]
     if not (os.environ.get("DATABASE_URL") or os.environ.get("DATABASE_URL_FILE")):
         return [*files.warnings, *alone, "note: DATABASE_URL names no database: activations are not shown"]
     try:
@@ -63,7 +68,7 @@ async def _all_lines(files: Files) -> list[str]:
     async with open_transaction() as connection:
         activations = await latest(connection)
         for key in keys:
-            found = files.in_force(key, activations.get(key))
+            found = files.in_force(key, activations.get(key, ()))
             asked = await asked_lately(connection, key, minutes=LATELY_MIN)
             lines += _key_lines(files, key, found, asked=asked)
             lines += _strange(key, await strangers(connection, key, found))
@@ -96,21 +101,28 @@ def _version_line(files: Files, prompt: PromptVersion, found: InForce, *, asked:
 def show_history(options: Namespace) -> list[str]:
     """The activations of a key, newest first, below what is in force."""
     files = read_files_as_they_are(options)
-    rows = asyncio.run(_history(options.key))
-    found = files.in_force(options.key, rows[0] if rows else None)
+    found, rows = asyncio.run(_history(files, options.key))
     lines = [_history_line(row) for row in rows[: options.limit]] or [f"no activation of {options.key} is on record"]
     return [*files.warnings, *standing_lines(options.key, found), *lines]
 
 
-async def _history(key: str) -> list[Activation]:
+async def _history(files: Files, key: str) -> tuple[InForce, list[Activation]]:
     async with open_transaction() as connection:
-        return await history(connection, key, limit=REMEMBERED)
+        return await _standing(connection, files, key)
+
+
+async def _standing(connection: AsyncConnection, files: Files, key: str) -> tuple[InForce, list[Activation]]:
+    """What is in force, and then the rows: who writes by this is refused where another row came since the first."""
+    found = files.in_force(key, (await latest(connection)).get(key, ()))
+    return found, await history(connection, key, limit=REMEMBERED)
 
 
 def _history_line(row: Activation) -> str:
+    made = f"{row.id} {row.at:%Y-%m-%d %H:%M:%S} UTC {row.who}:"
+    if row.problem is not None:
+        return f"{made} not followed, {row.problem} ({row.why})"
     gives = arms_words(row.arms) if row.arms else f"{row.version} alone"
-    where = ground_words(row.ground)
-    return f"{row.id} {row.at:%Y-%m-%d %H:%M:%S} UTC {row.who}: {gives} ({row.why}); ground: {where}"
+    return f"{made} {gives} ({row.why}); ground: {ground_words(row.ground)}"
 
 
 def promote(options: Namespace) -> list[str]:
@@ -142,13 +154,18 @@ Plan = Callable[[Facts], Change | str]
 
 
 def _change(options: Namespace, files: Files, prompt: PromptVersion, plan: Plan) -> list[str]:
-    who = options.operator.strip()
+    return asyncio.run(_write(files, prompt, plan, who=operator_of(options), reason=options.reason))
+
+
+def operator_of(options: Namespace) -> str:
+    """Who does this. Raises `CommandRefused` where nobody is named."""
+    who: str = options.operator.strip()
     if not who or who == GUARDRAIL:
         raise CommandRefused('say who does this: --operator NAME (make: OPERATOR=NAME), and not "guardrail"')
-    return asyncio.run(_write(files, prompt, plan, who=who))
+    return who
 
 
-async def _write(files: Files, prompt: PromptVersion, plan: Plan, *, who: str) -> list[str]:
+async def _write(files: Files, prompt: PromptVersion, plan: Plan, *, who: str, reason: str) -> list[str]:
     key = prompt.key
     async with open_transaction() as connection:
         facts = await _facts(connection, files, prompt)
@@ -160,7 +177,8 @@ async def _write(files: Files, prompt: PromptVersion, plan: Plan, *, who: str) -
             raise CommandRefused("\n".join([*warnings, str(error)])) from error
         if isinstance(change, str):
             return [*warnings, change, standing_lines(key, before)[0]]
-        judged_by = None if before.activation is None else before.activation.id
+        if made_elsewhere(before) is not None and not reason:
+            raise CommandRefused("\n".join([*warnings, OTHER_GROUND]))
         written = await activate(
             connection,
             key=key,
@@ -169,13 +187,13 @@ async def _write(files: Files, prompt: PromptVersion, plan: Plan, *, who: str) -
             who=who,
             why=change.why,
             ground=before.ground,
-            expected=judged_by,
+            expected=before.last_id,
         )
         if written is None:
             raise CommandRefused(
                 f"somebody changed {key} in this very moment; nothing was done: make prompts, then again"
             )
-    after = files.in_force(key, written)
+    after = files.in_force(key, [written])
     return [*warnings, f"before: {key}: {given_words(before)}", f"now: {standing_lines(key, after)[0]}", _reach(files)]
 
 
@@ -186,10 +204,10 @@ def _reach(files: Files) -> str:
 
 
 async def _facts(connection: AsyncConnection, files: Files, prompt: PromptVersion) -> Facts:
-    rows = await history(connection, prompt.key, limit=REMEMBERED)
+    found, rows = await _standing(connection, files, prompt.key)
     return Facts(
         key=prompt.key,
-        in_force=files.in_force(prompt.key, rows[0] if rows else None),
+        in_force=found,
         history=rows,
         replay=await finished_replay(connection, prompt),
         open_replay=await open_replay(connection, prompt),

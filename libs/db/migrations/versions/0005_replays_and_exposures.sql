@@ -6,12 +6,13 @@ alter table llm_calls add column replay_of uuid
 create index forecasts_written on forecasts using brin (ts)
 --;;
 
--- A what-if over a period: every stored decision of it through one version. report is null until it is done.
+-- A what-if over a period: every stored decision of it through one version. report is null until it has ended. done
+-- and failed count its rows in replays, and change with them.
 create table replay_batches (
   id uuid primary key, prompt_key text not null, prompt_version text not null, prompt_hash text not null,
   since timestamptz not null, until timestamptz not null, most integer not null, asked_by text not null,
   state text not null default 'queued' check (state in ('queued', 'running', 'done', 'failed', 'cancelled')),
-  total integer, error text, report jsonb,
+  total integer, done integer not null default 0, failed integer not null default 0, error text, report jsonb,
   created_at timestamptz not null default now(), started_at timestamptz, finished_at timestamptz
 )
 --;;
@@ -36,6 +37,9 @@ create index replays_of_call on replays (call_id, prompt_version, at desc) where
 --;;
 create unique index replays_of_batch on replays (batch_id, forecast_id) where batch_id is not null
 --;;
+-- For the pace of a batch.
+create index replays_lately on replays (batch_id, at) where batch_id is not null
+--;;
 
 -- A forecast that an experiment gave an arm. Written with the forecast's numbers, before anything is asked, so that
 -- nothing the arm does can keep it out of the count. The rest is filled in once each: by the first judgement, and by
@@ -51,3 +55,6 @@ create table exposures (
 ) with (fillfactor = 75)
 --;;
 create index exposures_of_phase on exposures (key, phase)
+--;;
+-- What was assigned lately, in phases that nobody here knows of.
+create index exposures_assigned on exposures using brin (assigned_at)

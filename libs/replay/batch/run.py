@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import Counter
 
-from libs.replay.batch_ask import (
+from libs.replay.batch.ask import (
     LONGEST_ERROR,
     BatchFailed,
     NoAnswer,
@@ -23,14 +23,14 @@ from libs.replay.batch_ask import (
     unanswered,
     version_problem,
 )
-from libs.replay.batches import Batch
+from libs.replay.batch.held import Held, Original, ReplayRow
+from libs.replay.batch.rows import Batch
 from libs.replay.difference import Outcome
-from libs.replay.held_batch import Held, Original, ReplayRow
 
 GATHER_S = 0.1
 """How long what came waits for more to share its statement."""
 LAST_FEW = 0.01
-"""The share of a batch's decisions that may be given up at its end, so that all others get their report."""
+"""The share of a batch's decisions, at least one, that may be given up at its end so that the others get a report."""
 LOOK_S = 1.0
 """How often a batch that gets no answers looks whether somebody ended it."""
 LEAST_READ = 64

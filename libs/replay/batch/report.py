@@ -12,11 +12,13 @@ from typing import Any
 
 from libs.json_numbers import json_value
 from libs.judgement.assess import POLICY
-from libs.replay.batch_sums import FLIPS, Figures, Flip, Flipped, Kind, Made, Side, Spent, signed
+from libs.replay.batch.sums import FLIPS, Figures, Flip, Flipped, Kind, Made, Side, Spent, signed
 from libs.statistics.intervals import Cluster, Estimate, clustered_mean, wilson
 
 LISTED = 500
 """How many turned decisions a report names; it counts all of them."""
+MOST_FAILED = 0.05
+"""The share of decisions without an answer up to which a report speaks for the period."""
 USUAL_HORIZON = "1d"
 ORDER = (
     "sentence",
@@ -46,7 +48,7 @@ def report(figures: Figures, *, key: str, version: str) -> dict[str, Any]:
         "after": _rate(asked, lambda kind: kind.status == "ok"),
     }
     answered = _count(asked)
-    feeds = {one.feed for one in figures.flipped}
+    feeds = {one.feed for one in figures.flipped} - {None}
     found = {
         "flips": {
             **flips,
@@ -93,6 +95,24 @@ def sentence(found: Mapping[str, Any], *, key: str, version: str, longer: Sequen
     if longer:
         words.append(f"Horizons of {', '.join(longer)} overlap, so these intervals are narrower than they should be.")
     return " ".join(words)
+
+
+def shortcoming(found: Mapping[str, Any], *, reason: str | None) -> str | None:
+    """Why a report shows too little to judge the version by, None where it shows enough.
+
+    `reason` is why most of those failed that did: what cannot be asked is a finding about the version as well.
+    """
+    counts = found["counts"]
+    if not counts["answered"]:
+        told = str(found["sentence"])
+    elif counts["failed"] > MOST_FAILED * counts["total"]:
+        told = (
+            f"{counts['failed']} of {counts['total']} decisions got no answer, more than {MOST_FAILED:.0%}: the others "
+            "do not speak for the period."
+        )
+    else:
+        return None
+    return told if reason is None else f"{told} The usual reason: {reason}"
 
 
 def in_order(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from uuid import UUID
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.replay.batch_report import LISTED
-from libs.replay.batch_sums import Figures, Flipped, Kind, Made, Side, Spent
+from libs.replay.batch.report import LISTED
+from libs.replay.batch.sums import Figures, Flipped, Kind, Made, Side, Spent
 
 # A turn acts where decision and rules together say something else than before.
 ACTS = "(r.before ->> 'allow')::boolean is distinct from (r.after ->> 'allow')::boolean"
@@ -18,7 +18,7 @@ KINDS = text(
     select r.before ->> 'status' as status_before, r.status,
       (r.before #>> '{{decision,allow}}')::boolean as was, (r.after #>> '{{decision,allow}}')::boolean as now,
       (r.before ->> 'rules')::boolean as rules_before, (r.after ->> 'rules')::boolean as rules_now,
-      r.flip, {ACTS} as acts, r.status = 'ok' and r.before -> 'value' = r.after -> 'value' as same,
+      r.flip, {ACTS} as acts, coalesce((r.after ->> 'same')::boolean, false) as same,
       (r.before ->> 'invented')::integer > 0 as invented_before, (r.after ->> 'invented')::integer > 0 as invented_now,
       count(*) as n
     from replays r where r.batch_id = :id group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
@@ -44,16 +44,24 @@ AFTER = text(
     """
 )
 
-# What turned, with its forecast's side and what the price did. The limits keep each look-up one of a single row.
+REASON = text(
+    """
+    select error from replays where batch_id = :id and status not in ('ok', 'invalid')
+    group by error order by count(*) desc, error limit 1
+    """
+)
+
+# What turned, with its forecast's side and what the price did. The limits keep each look-up one of a single row. What
+# turned is named also where its forecast was dropped since.
 TURNED = f"""
     select r.flip, {ACTS} as acts, r.forecast_id, r.ticker, r.as_of, f.side, f.horizon,
       case f.side when 'buy' then o.realised_return when 'sell' then -o.realised_return end as made,
       r.before, r.after, r.status, r.call_id, r.new_call_id, f.feed
     from replays r
-    cross join lateral (
+    left join lateral (
       select feed, ticker, horizon, model, features #>> '{{llm,inputs,signal,side}}' as side from forecasts
       where as_of = r.as_of and id = r.forecast_id limit 1
-    ) as f
+    ) as f on true
     left join lateral (
       select realised_return from outcomes
       where feed = f.feed and ticker = f.ticker and horizon = f.horizon and model = f.model and as_of = r.as_of limit 1
@@ -86,6 +94,7 @@ async def figures(connection: AsyncConnection, batch_id: UUID) -> Figures:
         after=_spent(after),
         made=[Made(**dict(row)) for row in made],
         flipped=[_flipped(row) for row in flipped],
+        reason=await connection.scalar(REASON, of),
     )
 
 

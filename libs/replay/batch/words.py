@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from libs.judgement.assess import POLICY
-from libs.replay.batch_sums import FLIPS, Flip
+from libs.replay.batch.sums import FLIPS, Flip
 
 SHOWN = 40
 """How many turns of one kind are printed."""

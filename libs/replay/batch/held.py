@@ -6,9 +6,9 @@ batch as well, and cannot write into what another process goes on with. Each dec
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -16,17 +16,20 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
-from libs.llm.call_record import time_of
-from libs.replay.batches import Batch, find
+from libs.llm.call_record import storable_text, time_of
+from libs.replay.batch.rows import Batch, find
 
 MARGIN = timedelta(seconds=1)
 """How far a call's ts and the time in its id may lie apart."""
+LONGEST_CALL = timedelta(minutes=10)
+"""How long before its repair turn a call may have begun."""
+LATEST = datetime.max.replace(tzinfo=UTC) - MARGIN
 UUID_VERSION_WITH_TIME = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What the original answer cost, milliseconds and tokens; there is none where a kept reply gave it."""
+    """What the original answer cost with its repair turn, milliseconds and tokens; none where a kept reply gave it."""
 
     total_ms: float
     tokens_in: int
@@ -84,15 +87,14 @@ GATHER = text(
     select row_number() over (order by chosen.id), chosen.id, chosen.as_of from (
       select f.id, f.as_of from forecasts f
       where f.ts >= :since and f.ts < :until and f.features -> 'llm' -> :part ->> 'status' in ('ok', 'invalid')
-      order by f.id limit :most
+        and not exists (select from replays r where r.batch_id = :id and r.forecast_id = f.id)
+      order by f.id limit (select greatest(0, most - done - failed) from replay_batches where id = :id)
     ) as chosen
     """
 )
-LEAVE_OUT_DONE = text(
-    "delete from pg_temp.replay_left using replays r where r.batch_id = :id and r.forecast_id = replay_left.id"
-)
 
-# The limit keeps the look-up one of single rows, each in the one partition that its as_of names.
+# The limit keeps the look-up one of single rows, each in the one partition that its as_of names. What was judged again
+# since it was gathered, and has no answer any more, is passed over like what is gone.
 NEXT = text(
     """
     select f.*, wanted.position
@@ -101,27 +103,35 @@ NEXT = text(
     ) as wanted
     left join lateral (
       select id as forecast_id, as_of, feed, ticker, features -> 'llm' as llm from forecasts
-      where forecasts.as_of = wanted.as_of and forecasts.id = wanted.id limit 1
+      where forecasts.as_of = wanted.as_of and forecasts.id = wanted.id
+        and features -> 'llm' -> :part ->> 'status' in ('ok', 'invalid')
+      limit 1
     ) as f on true
     order by wanted.position
     """
 )
+# An answer that was repaired cost both turns, as a new one does.
 SPENT = text(
     """
-    select id, total_ms, tokens_in, tokens_out from llm_calls
-    where id = any(:ids) and ts between :low and :high and not cached
+    select last.id, last.total_ms + coalesce(first.total_ms, 0) as total_ms,
+      last.tokens_in + coalesce(first.tokens_in, 0) as tokens_in,
+      last.tokens_out + coalesce(first.tokens_out, 0) as tokens_out
+    from llm_calls last left join llm_calls first on first.id = last.retry_of and first.ts between :earliest and :high
+    where last.id = any(:ids) and last.ts between :low and :high and not last.cached
+      and (last.retry_of is null or first.id is not null)
     """
 )
 
 START = text(
     """
     update replay_batches set state = 'running', error = null, started_at = coalesce(started_at, now()),
-      total = (select count(*) from pg_temp.replay_left) + (select count(*) from replays where batch_id = :id)
+      total = (select count(*) from pg_temp.replay_left) + done + failed
     where id = :id and state in ('queued', 'running') returning total
     """
 )
 STORE = text(
     """
+    with stored as (
     insert into replays (id, batch_id, call_id, forecast_id, as_of, ticker, prompt_key, prompt_version, prompt_hash,
       source, new_call_id, status, error, before, after, flip, total_ms, tokens_in, tokens_out, asked_by)
     select given.id, b.id, given.call_id, given.forecast_id, given.as_of, given.ticker, b.prompt_key, b.prompt_version,
@@ -132,6 +142,11 @@ STORE = text(
       error text, before jsonb, after jsonb, flip text, total_ms real, tokens_in integer, tokens_out integer)
     where b.id = :id
     on conflict (batch_id, forecast_id) where batch_id is not null do nothing
+    returning status
+    )
+    update replay_batches set done = done + (select count(*) from stored where status in ('ok', 'invalid')),
+      failed = failed + (select count(*) from stored where status not in ('ok', 'invalid'))
+    where id = :id
     """
 )
 SAY = text("update replay_batches set error = :error where id = :id and state = 'running' returning id")
@@ -165,20 +180,20 @@ class Held:
     async def begin(self) -> int | None:
         """Gather what is left to be asked; the number of all decisions, or None where the batch has ended."""
         batch = self.batch
-        period = {"since": batch.since, "until": batch.until, "most": batch.most, "part": batch.prompt_key}
+        period = {"id": batch.id, "since": batch.since, "until": batch.until, "part": batch.prompt_key}
         async with self._connection.begin():
             await self._connection.execute(CLEAR)
             await self._connection.execute(MAKE)
             await self._connection.execute(GATHER, period)
-            await self._connection.execute(LEAVE_OUT_DONE, {"id": batch.id})
             total: int | None = await self._connection.scalar(START, {"id": batch.id})
         return total
 
     async def next(self, limit: int) -> list[Original]:
-        """The next decisions to ask again; none when all were given out. Forecasts that are gone are passed over."""
+        """The next decisions to ask again; none when all were given out. Those that are gone are passed over."""
         async with self._connection.begin():
             while True:
-                found = await self._connection.execute(NEXT, {"after": self._after, "limit": limit})
+                asked = {"after": self._after, "limit": limit, "part": self.batch.prompt_key}
+                found = await self._connection.execute(NEXT, asked)
                 rows = found.mappings().all()
                 if not rows:
                     return []
@@ -198,29 +213,36 @@ class Held:
     async def say(self, error: str | None) -> None:
         """Say what the batch waits for, or that it waits no longer."""
         async with self._connection.begin():
-            await self._connection.execute(SAY, {"id": self.batch.id, "error": error})
+            told = None if error is None else storable_text(error)
+            await self._connection.execute(SAY, {"id": self.batch.id, "error": told})
 
     async def _with_spent(self, rows: Sequence[RowMapping]) -> list[Original]:
         part = self.batch.prompt_key
-        ids = [
-            one for row in rows if (one := _call_id(row, part)) is not None and one.version == UUID_VERSION_WITH_TIME
-        ]
+        found = (call_id_of(row["llm"], part) for row in rows)
+        ids = [one for one in found if one is not None and one.version == UUID_VERSION_WITH_TIME]
         spent: dict[UUID, Spent] = {}
         if ids:
             moments = [time_of(one) for one in ids]
-            bounds = {"low": min(moments) - MARGIN, "high": max(moments) + MARGIN}
+            low, high = min(moments) - MARGIN, max(moments) + MARGIN
+            bounds = {"earliest": low - LONGEST_CALL, "low": low, "high": high}
             for row in await self._connection.execute(SPENT, {"ids": ids, **bounds}):
                 spent[row.id] = Spent(row.total_ms, row.tokens_in, row.tokens_out)
         return [_original(row, spent, part) for row in rows]
 
 
-def _call_id(row: RowMapping, part: str) -> UUID | None:
-    given: str | None = row["llm"][part]["call_id"]
-    return None if given is None else UUID(given)
+def call_id_of(llm: Mapping[str, Any], part: str) -> UUID | None:
+    """The call behind a stored answer; None where the record (`features.llm`) names none, or none that can be."""
+    try:
+        found = UUID(llm[part]["call_id"])
+        if found.version == UUID_VERSION_WITH_TIME and time_of(found) > LATEST:
+            return None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return found
 
 
 def _original(row: RowMapping, spent: dict[UUID, Spent], part: str) -> Original:
-    call_id = _call_id(row, part)
+    call_id = call_id_of(row["llm"], part)
     return Original(
         forecast_id=row["forecast_id"],
         as_of=row["as_of"],
@@ -241,7 +263,7 @@ def _document(row: ReplayRow) -> dict[str, Any]:
         "ticker": original.ticker,
         "new_call_id": None if row.new_call_id is None else str(row.new_call_id),
         "status": row.status,
-        "error": row.error,
+        "error": None if row.error is None else storable_text(row.error),
         "before": row.before,
         "after": row.after,
         "flip": row.flip,

@@ -77,40 +77,50 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Flipped:
-    """One decision that turned. `made` is the return by the horizon in the direction of its side, None without one."""
+    """One decision that turned. `made` is the return by the horizon in the direction of its side, None without one.
+
+    `side`, `horizon` and `feed` are None where the forecast was dropped since.
+    """
 
     flip: Flip
     acts: bool
     forecast_id: UUID
     ticker: str
     as_of: datetime
-    side: str
-    horizon: str
+    side: str | None
+    horizon: str | None
     made: float | None
     before: Side
     after: Side
     call_id: UUID | None = None
     new_call_id: UUID | None = None
-    feed: str = ""
+    feed: str | None = None
 
     def words(self, *, with_feed: bool = False) -> str:
         """The turn in a line; with its feed where the same market days came by more than one."""
-        feed = f" ({self.feed})" if with_feed else ""
-        head = f"{self.ticker} {self.as_of:%Y-%m-%d}{feed} {_side(self.side)} {self.horizon}"
+        feed = f" ({self.feed})" if with_feed and self.feed is not None else ""
+        head = f"{self.ticker} {self.as_of:%Y-%m-%d}{feed}"
         tail = "" if self.acts else "; the rules deny it anyway"
+        turn = f"{self.before.words} -> {self.after.words}{tail}"
+        if self.side is None:
+            return f"{head}: {turn}; its forecast is not kept any more"
         made = "no outcome yet" if self.made is None else f"made {signed(self.made)} %"
-        return f"{head}: {self.before.words} -> {self.after.words}{tail}; {made if self.side != 'none' else 'no entry'}"
+        return f"{head} {_side(self.side)} {self.horizon}: {turn}; {made if self.side != 'none' else 'no entry'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Everything a report is made of. `flipped` are the turned decisions to name, what decides first."""
+    """Everything a report is made of.
+
+    `flipped` are the turned decisions to name, what decides first; `reason` why most of those failed that did.
+    """
 
     kinds: Sequence[Kind]
     before: Spent
     after: Spent
     made: Sequence[Made]
     flipped: Sequence[Flipped]
+    reason: str | None = None
 
 
 def signed(fraction: float) -> str:

@@ -1,4 +1,4 @@
-"""`python -m libs.replay.batch_progress --since yesterday --version 1.1.0`: ask for a batch and watch it to its end.
+"""`python -m libs.replay.batch --since yesterday --version 1.1.0`: ask for a batch and watch it to its end.
 
 It only writes what is to be done into a row and reads how far that is: the jobs do the work, and go on with it whether
 somebody watches or not.
@@ -18,14 +18,13 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tqdm import tqdm
 
-from libs import telemetry
 from libs.db.opening import open_database
 from libs.llm.registry import Registry
 from libs.llm.settings import LLMSettings
 from libs.process import explain
-from libs.replay.batch_report import in_order
-from libs.replay.batch_words import lines
-from libs.replay.batches import MOST, Batch, BatchRefused, Progress, ask_for, find, progress
+from libs.replay.batch.report import in_order
+from libs.replay.batch.rows import MOST, Batch, BatchRefused, Progress, ask_for, find, progress
+from libs.replay.batch.words import lines
 from libs.settings import load
 from libs.telemetry import mask_text
 
@@ -61,7 +60,7 @@ def moment(words: str, *, now: datetime) -> datetime:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m libs.replay.batch_progress", description="Send a period's decisions through another version."
+        prog="python -m libs.replay.batch", description="Send a period's decisions through another version."
     )
     parser.add_argument("--id", type=UUID, help="look at a batch that was asked for before")
     parser.add_argument("--since", help="decisions written from then on: yesterday, 24h, 2026-01-31 (UTC)")
@@ -183,12 +182,13 @@ async def _run(options: argparse.Namespace) -> int:
         except asyncio.CancelledError:
             _tell(f"\nit goes on without you. Look again: {again(batch)}")
             return INTERRUPTED
-    if batch.state != "done" or batch.report is None:
-        _tell(f"batch {batch.id} {batch.state}{f': {batch.error}' if batch.error else ''}")
-        return 0 if batch.state == "cancelled" else 1
-    for line in lines(in_order(batch.report), where=f"GET /llm/admin/replays/{batch.id}"):
-        sys.stdout.write(f"{line}\n")
-    return 0
+    if batch.report is not None:
+        for line in lines(in_order(batch.report), where=f"GET /llm/admin/replays/{batch.id}"):
+            sys.stdout.write(f"{line}\n")
+    if batch.state == "done":
+        return 0
+    _tell(f"batch {batch.id} {batch.state}{f': {batch.error}' if batch.error else ''}")
+    return 0 if batch.state == "cancelled" else 1
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -204,8 +204,3 @@ def main(arguments: Sequence[str]) -> int:
             raise
         sys.stderr.write(f"{mask_text(line)}\n")
         return 2
-
-
-if __name__ == "__main__":
-    telemetry.configure("replay", level="ERROR")
-    sys.exit(main(sys.argv[1:]))

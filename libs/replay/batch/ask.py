@@ -3,6 +3,7 @@
 The recorded inputs, today's rules and templates; the lowest priority; past the reply cache.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,14 +17,21 @@ from libs.llm.client import Client
 from libs.llm.errors import PromptError, UnknownPrompt
 from libs.llm.prompts import PromptSource
 from libs.llm.structured import ungrounded_numbers
-from libs.replay.batches import Batch
+from libs.replay.batch.held import Original, ReplayRow, call_id_of
+from libs.replay.batch.rows import Batch
 from libs.replay.difference import Outcome, flip, outcome_of
-from libs.replay.held_batch import Original, ReplayRow
 from libs.upstreams.types import Priority, TimeLimits
 
 LONGEST_ERROR = 300
-NEVER = "prompt_too_long:"
-"""How the error of an answer begins that will not come however often it is asked for."""
+UPSTREAM = "lexi"
+NEVER = re.compile(
+    r"prompt_too_long:|refused: (?:answered (?!401|403|404|408|409|425|429)4\d\d\b|the engine sent an error)"
+)
+"""How the error of an answer begins that will not come however often it is asked for: the request's own fault.
+
+Another key, another model's name or a quieter hour may mend those that are left out. Within a stream an error is called
+a refusal only where the engine says that the request is to blame.
+"""
 
 
 class BatchFailed(Exception):
@@ -111,30 +119,34 @@ async def ask_again(original: Original, batch: Batch, road: Road) -> ReplayRow |
             case.variables,
             version=batch.prompt_version,
             priority=Priority.BATCH,
+            upstream=UPSTREAM,
             limits=road.limits,
             use_cache=False,
             subject=case.subject,
-            replay_of=_call_id(original, key),
+            replay_of=call_id_of(original.llm, key),
         )
     except PromptError as error:
-        return refused(original, before, str(error), call_id=_call_id(original, key))
+        return refused(original, before, str(error), call_id=call_id_of(original.llm, key))
     if answer.status == "unavailable":
         error = answer.error or "no reason given"
-        return unanswered(original, batch, error) if error.startswith(NEVER) else NoAnswer(error)
+        never = answer.upstream == UPSTREAM and NEVER.match(error)
+        return unanswered(original, batch, error) if never else NoAnswer(error)
     if answer.model != road.model():
         return NoAnswer(f"{answer.model} answered in its place, which says nothing about {road.model()}")
     rules = road.rules.judge(inputs, feed)
     after = outcome_of(answer, policy=key == POLICY, rules_allow=rules.allow)
     status = "invalid" if answer.status == "invalid" or (key == POLICY and after.decision is None) else "ok"
-    invented = None if key == POLICY else len(ungrounded_numbers(rationale_text(answer), case.variables))
+    prose = None if key == POLICY else rationale_text(answer)
+    invented = None if prose is None else len(ungrounded_numbers(prose, case.variables))
+    said = after.value if prose is None else prose  # of a rationale only its prose is kept with the forecast
     return ReplayRow(
         original=original,
-        call_id=_call_id(original, key),
+        call_id=call_id_of(original.llm, key),
         new_call_id=answer.call_id,
         status=status,
         error=answer.error,
         before=_document(before, original, key, invented=None if key == POLICY else len(judgement.ungrounded_numbers)),
-        after=after.document() | {"invented": invented},
+        after=after.document() | {"invented": invented, "same": status == "ok" and before.value == said},
         flip=flip(before, after) if key == POLICY else None,
         total_ms=answer.total_ms,
         tokens_in=answer.tokens_in,
@@ -146,11 +158,6 @@ def _before(judgement: Judgement, key: str) -> Outcome:
     """What the stored answer came to."""
     answer = judgement.policy if key == POLICY else judgement.rationale
     return outcome_of(answer, policy=key == POLICY, rules_allow=judgement.rules.allow)
-
-
-def _call_id(original: Original, key: str) -> UUID | None:
-    given: str | None = original.llm[key]["call_id"]
-    return None if given is None else UUID(given)
 
 
 def _document(before: Outcome, original: Original, key: str, *, invented: int | None = None) -> dict[str, Any]:
@@ -181,5 +188,5 @@ def refused(original: Original, before: Outcome, error: str, *, call_id: UUID | 
 def unanswered(original: Original, batch: Batch, error: str) -> ReplayRow:
     """A row that says why the model gave no answer, however often it was asked."""
     before = _before(judgement_from_record(original.llm), batch.prompt_key)
-    row = refused(original, before, error, call_id=_call_id(original, batch.prompt_key))
+    row = refused(original, before, error, call_id=call_id_of(original.llm, batch.prompt_key))
     return replace(row, status="unavailable")

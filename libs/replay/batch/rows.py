@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
 from libs.judgement.assess import POLICY, RATIONALE
+from libs.llm.call_record import storable_text
 from libs.llm.registry import Registry
 
 KEYS = (POLICY, RATIONALE)
@@ -35,8 +36,9 @@ class BatchRefused(Exception):
 class Batch:
     """A what-if over a period: the decisions written in [since, until), at most `most` of them, through one version.
 
-    `total` is None until a process has counted them. While it runs, `error` says what it waits for; afterwards why it
-    failed. `report` is there once it is done.
+    `total` is None until a process has counted them; `done` of them are answered, `failed` given up. While it runs,
+    `error` says what it waits for; afterwards why it failed. `report` is there once all were asked, also where too many
+    of them failed.
     """
 
     id: UUID
@@ -49,6 +51,8 @@ class Batch:
     asked_by: str
     state: BatchState
     total: int | None
+    done: int
+    failed: int
     error: str | None
     report: dict[str, Any] | None
     created_at: datetime
@@ -71,8 +75,8 @@ class Progress:
 
 
 COLUMNS = """
-    id, prompt_key, prompt_version, prompt_hash, since, until, most, asked_by, state, total, error, report,
-    created_at, started_at, finished_at
+    id, prompt_key, prompt_version, prompt_hash, since, until, most, asked_by, state, total, done, failed,
+    error, report, created_at, started_at, finished_at
 """
 
 CREATE = text(
@@ -85,20 +89,17 @@ FIND = text(f"select {COLUMNS} from replay_batches where id = :id")
 NEWEST = text(f"select {COLUMNS} from replay_batches order by created_at desc, id desc limit :limit")
 STILL_OPEN = text("select id from replay_batches where state in ('queued', 'running') order by created_at, id")
 
-PROGRESS = text(
+PACE = text(
     f"""
-    select count(*) filter (where r.status in ('ok', 'invalid')) as done,
-      count(*) filter (where r.status not in ('ok', 'invalid')) as failed,
-      count(*) filter (where r.at > now() - interval '{LATELY_S} s') as lately,
-      (select extract(epoch from now() - b.started_at) from replay_batches b where b.id = :id) as age_s
-    from replays r where r.batch_id = :id
+    select (select count(*) from replays where batch_id = :id and at > now() - interval '{LATELY_S} s') as lately,
+      (select extract(epoch from now() - started_at) from replay_batches where id = :id) as age_s
     """
 )
 
 END = text(
     """
     update replay_batches set state = :state, error = :error, report = cast(:report as jsonb), finished_at = now(),
-      total = case when :state = 'done' then (select count(*) from replays where batch_id = :id) else total end
+      total = case when :all_asked then done + failed else total end
     where id = :id and state in ('queued', 'running') returning id
     """
 )
@@ -157,12 +158,13 @@ async def still_open(connection: AsyncConnection) -> list[UUID]:
 
 async def progress(connection: AsyncConnection, batch: Batch) -> Progress:
     """How far a batch is."""
-    row = (await connection.execute(PROGRESS, {"id": batch.id})).one()
-    left = None if batch.total is None else batch.total - row.done - row.failed
-    eta_s = None
-    if batch.state == "running" and left is not None and row.lately:
-        eta_s = left * min(float(LATELY_S), max(1.0, float(row.age_s))) / row.lately
-    return Progress(done=row.done, failed=row.failed, eta_s=eta_s)
+    if batch.state != "running" or batch.total is None:
+        return Progress(batch.done, batch.failed, None)
+    pace = (await connection.execute(PACE, {"id": batch.id})).one()
+    if not pace.lately:
+        return Progress(batch.done, batch.failed, None)
+    left = batch.total - batch.done - batch.failed
+    return Progress(batch.done, batch.failed, left * min(float(LATELY_S), max(1.0, float(pace.age_s))) / pace.lately)
 
 
 async def end(
@@ -173,9 +175,10 @@ async def end(
     error: str | None = None,
     report: dict[str, Any] | None = None,
 ) -> bool:
-    """End an open batch; False where it has ended before."""
+    """End an open batch; False where it has ended before. A `report` says that all of it was asked."""
     kept = None if report is None else json.dumps(report, allow_nan=False)
-    values = {"id": batch_id, "state": state, "error": error, "report": kept}
+    told = None if error is None else storable_text(error)
+    values = {"id": batch_id, "state": state, "error": told, "report": kept, "all_asked": kept is not None}
     return await connection.scalar(END, values) is not None
 
 
