@@ -84,9 +84,8 @@ class Assigned:
 class Noted:
     """What the first judgement of an exposure brought. `arm` is the arm that was asked, None where none was.
 
-    `tokens` are those in and out of the call whose answer counts (after a repair, of the repair), `total_ms` its whole
-    time with repairs; both are None where nothing could be asked. `allow` is None without a valid decision, and
-    `rules_allow` where the prompt decides nothing.
+    `tokens` are those in and out and `total_ms` the whole time, a repair included; both are None where nothing could be
+    asked. `allow` is None without a valid decision, and `rules_allow` where the prompt decides nothing.
     """
 
     key: str

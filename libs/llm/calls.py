@@ -74,7 +74,7 @@ class Recorder:
         self._closing = False
         self._away = False
         self._retry_at = 0.0
-        self._in_hand = 0
+        self._came = self._ended = 0
         self._task: asyncio.Task[None] | None = None
 
     def record(self, call: CallRecord) -> None:
@@ -91,10 +91,12 @@ class Recorder:
         """Take the rows of a call. Never blocks, never raises; the oldest waiting calls go when the queue is full."""
         queue = self._queue
         queue.append(Kept(call, body))
+        self._came += 1
         if body is not None:
             self._characters += body.size
         while len(queue) > self._queue_limit or (self._characters > QUEUE_CHARACTERS and len(queue) > 1):
             self._next()
+            self._ended += 1
             records_total.labels("dropped").inc()
         self._wake.set()
         if len(queue) >= BATCH:
@@ -123,11 +125,12 @@ class Recorder:
             while self._queue:
                 rows = self._take()
                 await self._to_spool(rows)
-                self._in_hand -= len(rows)
+                self._ended += len(rows)
 
     async def flush(self) -> None:
-        """Return when everything recorded so far is written or spooled."""
-        while self._queue or self._in_hand:
+        """Return when everything recorded so far is written or spooled, whatever comes meanwhile."""
+        until = self._came
+        while self._ended < until:
             self._wake.set()
             self._hurry.set()
             await asyncio.sleep(0.01)
@@ -140,7 +143,7 @@ class Recorder:
             try:
                 await self._keep(rows)
             finally:
-                self._in_hand -= len(rows)
+                self._ended += len(rows)
 
     async def _wait(self) -> None:
         """Until there is something to write, or, while lines wait in the spool, until it is time to try again."""
@@ -175,12 +178,11 @@ class Recorder:
         return kept
 
     def _take(self) -> list[Kept]:
-        """The next batch, oldest first. It counts as in hand until it is written or spooled."""
+        """The next batch, oldest first."""
         taken: list[Kept] = []
         least = self._characters - BATCH_CHARACTERS
         while self._queue and len(taken) < BATCH and (self._characters > least or not taken):
             taken.append(self._next())
-        self._in_hand += len(taken)
         return taken
 
     async def _keep(self, rows: list[Kept]) -> None:
@@ -236,7 +238,7 @@ class Recorder:
         try:
             return await self._write_or_spool(rows)
         finally:
-            self._in_hand -= len(rows)
+            self._ended += len(rows)
 
     async def _to_spool(self, rows: list[Kept]) -> None:
         if not rows:

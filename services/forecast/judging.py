@@ -24,6 +24,8 @@ LOST = Counter("lexi_forecast_judgements_refused_total", "Judgements the databas
 RUNNING = Gauge("lexi_forecast_judging_running", "Forecasts being judged now")
 WAITING = Gauge("lexi_forecast_judging_waiting", "Forecasts waiting to be judged")
 
+RECORDED_S = 10.0
+"""Most seconds that judgements wait for their calls to be on disk: the recorder gives up on the database before."""
 GATHER_S = 0.05
 """How long a finished judgement waits for others to share its statement."""
 
@@ -72,12 +74,16 @@ class Taker(Protocol):
 class JudgementWriter:
     """Stores finished judgements. While one statement runs, what finishes meanwhile waits for the next one.
 
+    The calls behind them are kept first: `recorded` returns once all calls that have ended are on disk, so that no
+    forecast names a call that a `kill -9` could still take away.
+
     While the database is away they are kept, at most one per forecast, and stored when it is back.
     """
 
-    def __init__(self, repository: Repository, patience: Patience) -> None:
+    def __init__(self, repository: Repository, patience: Patience, *, recorded: Callable[[], Awaitable[None]]) -> None:
         self._repository = repository
         self._patience = patience
+        self._recorded = recorded
         self._waiting: dict[UUID, Finished] = {}
         self._wake = asyncio.Event()
         self._closing = False
@@ -115,6 +121,7 @@ class JudgementWriter:
             if not self._closing:
                 await asyncio.sleep(GATHER_S)
             batch, self._waiting = self._waiting, {}
+            await self._calls_first()
             try:
                 await self._patience.until_done(
                     lambda batch=batch: self._store(list(batch.values())), "store judgements"
@@ -122,6 +129,13 @@ class JudgementWriter:
             except StopError:
                 self._waiting = batch | self._waiting
                 return
+
+    async def _calls_first(self) -> None:
+        try:
+            async with asyncio.timeout(RECORDED_S):
+                await self._recorded()
+        except TimeoutError:
+            log.warning("judgements_stored_before_their_calls", waited_s=RECORDED_S)
 
     async def _store(self, batch: Sequence[Finished]) -> None:
         """Store a batch. What the database refuses for its content is said and left out, the others are stored."""

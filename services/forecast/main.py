@@ -57,7 +57,7 @@ def slots_of(model: Model) -> int:
 def make_worker(feed: Feed, plan: Plan, *, model: Model, forecaster: Forecaster, ground: Ground) -> Worker:
     """The loop with its parts put together."""
     repository = Repository(ground.engine, horizon=plan.horizon_name)
-    writer = JudgementWriter(repository, Patience(ground.stop))
+    writer = JudgementWriter(repository, Patience(ground.stop), recorded=model.recorder.flush)
     assessor = Assessor(client=model.client, rules=plan.rules, decision_ttl_s=plan.decision_ttl_s)
 
     def assign(key: str, unit: Unit) -> Assignment | None:

@@ -173,9 +173,33 @@ def test_only_a_call_that_ran_out_of_time_timed_out(error: str, timed_out: bool)
     assert came(status="unavailable", error=error).timed_out is timed_out
 
 
+async def nothing_waits() -> None:
+    """All calls are on record."""
+
+
+async def test_no_judgement_is_stored_before_its_calls_are_on_record(engine: AsyncEngine) -> None:
+    repository = await store(engine, forecast())
+    asked, on_record = asyncio.Event(), asyncio.Event()
+
+    async def recorded() -> None:
+        asked.set()
+        await on_record.wait()
+
+    writer = JudgementWriter(repository, Patience(asyncio.Event()), recorded=recorded)
+    writer.start()
+    case = Case(forecast().id, judgement_cases.good_inputs(as_of=AS_OF))
+    writer.add(Finished(case, lambda _: {"policy": {"decision": 1}}, complete=True))
+    await asked.wait()
+    before = await forecasts(engine)
+    on_record.set()
+    await writer.close(30)
+    assert before[0]["llm"] != {"policy": {"decision": 1}}
+    assert (await forecasts(engine))[0]["llm"] == {"policy": {"decision": 1}}
+
+
 async def test_a_later_judgement_that_overtakes_the_first_leaves_it_the_first_word(engine: AsyncEngine) -> None:
     repository = await store(engine, forecast())
-    writer = JudgementWriter(repository, Patience(asyncio.Event()))
+    writer = JudgementWriter(repository, Patience(asyncio.Event()), recorded=nothing_waits)
     case = Case(forecast().id, judgement_cases.good_inputs(as_of=AS_OF))
     writer.add(Finished(case, lambda _: {"policy": {"decision": None}}, complete=True, noted=(came(),)))
     writer.add(Finished(case, lambda _: {"policy": {"decision": 1}}, complete=True))

@@ -125,6 +125,26 @@ async def test_a_row_the_database_refuses_takes_no_other_with_it(engine: AsyncEn
     assert not list((tmp_path / "spool").glob("*.jsonl"))
 
 
+async def test_a_flush_ends_although_calls_keep_coming(engine: AsyncEngine, tmp_path: Path) -> None:
+    recorder = Recorder(engine, service="forecast", state_dir=tmp_path)
+    await recorder.start()
+
+    async def more() -> None:
+        while True:
+            recorder.record(call())
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(more())
+    mine = call()
+    recorder.record(mine)
+    async with asyncio.timeout(30):
+        await recorder.flush()
+    assert mine.id in {row.id for row in await rows(engine)}
+    others.cancel()
+    await asyncio.gather(others, return_exceptions=True)
+    await recorder.close()
+
+
 async def test_a_dropped_partition_is_made_again(engine: AsyncEngine, tmp_path: Path) -> None:
     recorder = Recorder(engine, service="forecast", state_dir=tmp_path, rest_s=0.01)
     await recorder.start()
