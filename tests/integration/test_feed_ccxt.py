@@ -56,7 +56,7 @@ async def feed_on(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
         settings = settings_for(name, server, monkeypatch, tickers=tickers or TICKERS[name], horizon=horizon)
         exchange, errors = open_exchange(name, settings.exchange_url)
         exchange.ccxt.enableRateLimit = False
-        exchange.ccxt.timeout = 500
+        exchange.ccxt.timeout = 2_000
         exchange.ccxt.timeout_on_exit = 0
         bars = settings.parsed_horizon
         feed = ExchangeFeed(

@@ -57,7 +57,7 @@ async def test_it_comes_round() -> None:
             stop.set()
 
     await Rounds("turning", step, seconds=0.001).run(stop)
-    assert count == 5
+    assert count in {5, 6}, "a step that is due in the very moment of the stop may still begin"
 
 
 async def test_a_step_under_way_is_cancelled_by_the_stop() -> None:
