@@ -11,7 +11,7 @@ from libs.exposures.__main__ import main, told
 from libs.exposures.course import POINTS
 from libs.llm.prompts import Prompts
 from libs.llm.registry import Registry
-from tests.integration.test_guardrails import PROMPTS, phase_of
+from tests.integration.guardrail_cases import PROMPTS, phase_of
 from tests.unit.llm_cases import write_prompts
 
 DAYS = 40

@@ -8,7 +8,7 @@ from libs.llm.activations import activate
 from libs.llm.in_force import Ground
 from libs.llm.registry import Registry
 from services.jobs.guardrails import Guardrails
-from tests.integration.test_guardrails import INVALID, PROMPTS, all_rows, give, phase_of, read
+from tests.integration.guardrail_cases import INVALID, PROMPTS, all_rows, give, phase_of, read
 from tests.unit.llm_cases import write_prompts
 
 BUCKETS = "policy:1.0.0@50,1.1.0@50"
