@@ -5,9 +5,10 @@ each other; other processes wait for the gate's lock.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -20,9 +21,9 @@ from libs.trading.halt import HaltFile
 from libs.trading.limits import Limits, Terms
 from libs.trading.reasons import Reason
 from libs.trading.types import Mode
-from services.api.strategist.desk.reading import decision_of, situation_of
+from services.api.strategist.desk.reading import decision_of, price_of, situation_of
 from services.api.strategist.desk.record import Asked, Told
-from services.api.strategist.desk.repository import DeskConnection, DeskTransaction
+from services.api.strategist.desk.repository import DeskConnection, Row
 from services.api.strategist.desk.verdicts import Verdicts
 
 MOST_AT_ONCE = 64
@@ -138,7 +139,7 @@ class Desk:
         if not batch:
             return
         try:
-            answers = await self._transact([waiting.asked for waiting in batch])
+            answered, rows = await self._transact(batch)
         except asyncio.CancelledError:
             self._refuse(batch, "this process is stopping")
             raise
@@ -154,11 +155,14 @@ class Desk:
             )
             self._refuse(batch, f"the verdict was not stored: {name}")
         else:
-            await self._tell(batch, answers)
+            if rows:
+                self.mode = rows[-1]["mode"]
+            await self._tell(answered)
+            asyncio.get_running_loop().call_soon(count, rows)  # after those who wait were woken
 
-    async def _tell(self, batch: Sequence[Waiting], answers: Sequence[Told]) -> None:
+    async def _tell(self, answered: Sequence[tuple[Waiting, Told]]) -> None:
         late: list[UUID] = []
-        for waiting, told in zip(batch, answers, strict=True):
+        for waiting, told in answered:
             if not waiting.told.done():
                 waiting.told.set_result(told)
             elif told.limit_price is not None:
@@ -173,56 +177,54 @@ class Desk:
         for waiting in batch:
             await self._serve([waiting])
 
-    async def _transact(self, batch: Sequence[Asked]) -> list[Told]:
+    async def _transact(self, batch: Sequence[Waiting]) -> tuple[list[tuple[Waiting, Told]], list[dict[str, Any]]]:
+        """What each is told, and the verdicts that were stored. Who gave up waiting for the lock has no verdict."""
         verdicts = Verdicts()
         async with self._connection.transaction() as transaction:
-            told = await self._judge_all(batch, verdicts=verdicts, transaction=transaction)
+            batch = [waiting for waiting in batch if not waiting.told.done()]
+            if not batch:
+                return [], []
+            asked = [waiting.asked for waiting in batch]
+            rows = await transaction.read(asked, most_entries=self._rests_on.limits.max_orders_per_min)
+            told = self._judge_all(asked, rows, verdicts)
             if verdicts.rows or verdicts.orders:
                 await transaction.store(
                     verdicts=verdicts.rows, authorisations=verdicts.authorisations, orders=verdicts.orders
                 )
-        for row in verdicts.rows:
-            self.mode = row["mode"]
-            self._count(row["verdict"], row["would_have"], mode=row["mode"], reasons=row["reasons"])
-            if Reason.KILL_SWITCH.value in row["reasons"]:
-                log.warning(
-                    "kill_switch_used",
-                    verdict_id=row["id"],
-                    key=row["key_name"],
-                    client_order_id=row["client_order_id"],
-                    ticker=row["ticker"],
-                    reasons=row["reasons"],
-                )
-        return told
+        return list(zip(batch, told, strict=True)), verdicts.rows
 
-    async def _judge_all(
-        self, batch: Sequence[Asked], *, verdicts: Verdicts, transaction: DeskTransaction
-    ) -> list[Told]:
-        rows = await transaction.read(
-            [asked.order for asked in batch],
-            order_ids=[asked.order_id for asked in batch],
-            verdict_ids=[None if asked.done is None else asked.done.verdict_id for asked in batch],
-        )
+    def _judge_all(self, batch: Sequence[Asked], rows: Sequence[Row], verdicts: Verdicts) -> list[Told]:
         verdicts.begin(rows[0])
-        halted_here = self._halt.reason() is not None  # after the lock: a halt of while it waited counts
-        told: list[Told] = []
-        for asked, row in zip(batch, rows, strict=True):
-            situation = situation_of(
-                row,
-                limits=self._rests_on.limits,
-                terms=self._rests_on.terms,
-                account=self._rests_on.account,
-                halted_here=halted_here,
-            )
-            told.append(verdicts.give(asked, row=row, decision=decision_of(row), situation=situation))
-        return told
-
-    def _count(self, verdict: str, would_have: str, *, mode: str, reasons: Sequence[str]) -> None:
-        VERDICTS.labels(verdict, would_have, mode).inc()
-        for reason in reasons:
-            REASONS.labels(reason).inc()
+        everyone = situation_of(
+            rows[0],
+            limits=self._rests_on.limits,
+            terms=self._rests_on.terms,
+            account=self._rests_on.account,
+            halted_here=self._halt.reason() is not None,  # after the lock: a halt of while it waited counts
+        )
+        return [
+            verdicts.give(asked, row=row, decision=decision_of(row), situation=replace(everyone, price=price_of(row)))
+            for asked, row in zip(batch, rows, strict=True)
+        ]
 
     def _refuse(self, batch: Sequence[Waiting], why: str) -> None:
         for waiting in batch:
             if not waiting.told.done():
                 waiting.told.set_exception(NoVerdict(Reason.GATE_ERROR, why))
+
+
+def count(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Count verdicts that are stored, and log each use of the kill switch."""
+    for row in rows:
+        VERDICTS.labels(row["verdict"], row["would_have"], row["mode"]).inc()
+        for reason in row["reasons"]:
+            REASONS.labels(reason).inc()
+        if Reason.KILL_SWITCH.value in row["reasons"]:
+            log.warning(
+                "kill_switch_used",
+                verdict_id=row["id"],
+                key=row["key_name"],
+                client_order_id=row["client_order_id"],
+                ticker=row["ticker"],
+                reasons=row["reasons"],
+            )

@@ -1,6 +1,7 @@
 """What the desk reads, as what the gate judges by. Whatever is stored, reading it never raises and never permits."""
 
 import json
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, cast
@@ -56,18 +57,18 @@ def decision_of(row: Row) -> StoredDecision | None:
 
 
 def situation_of(row: Row, *, limits: Limits, terms: Terms, account: str | None, halted_here: bool) -> Situation:
-    """What holds for an order. `account` is the broker's account this process trades on, None while it is not known.
+    """What holds for every order of a transaction, without a price. `row` is the first one that was read.
 
-    `halted_here` is what this machine's halt file says.
+    `account` is the broker's account this process trades on, None while it is not known. `halted_here` is what this
+    machine's halt file says.
     """
     age = row["account_age_s"]
     reconciled = account is not None and row["account"] == account and age is not None and 0 <= age <= MAX_ACCOUNT_AGE_S
-    price = row["last_price"]
     return Situation(
         limits=limits,
         terms=terms,
         book=Book(
-            holdings=holdings_of(row["holdings"]) if reconciled else None,
+            holdings=holdings_of(row["positions"], row["open_orders"]) if reconciled else None,
             lost_today=row["lost_today"] or Decimal(0),
             orders_last_minute=row["orders_last_minute"],
             reconciled=reconciled,
@@ -76,21 +77,42 @@ def situation_of(row: Row, *, limits: Limits, terms: Terms, account: str | None,
             gate_disabled=_or(row["gate_disabled"], default=CAUTIOUS["ORDER_GATE_DISABLED"]),
             shadow=_or(row["shadow"], default=CAUTIOUS["LLM_SHADOW_MODE"]),
         ),
-        price=None if price is None else LastPrice(decimal_of(price), row["price_age_s"]),
+        price=None,
         halted=halted_here or row["halted"],
     )
 
 
-def holdings_of(document: str | None) -> dict[str, Holding]:
-    """Holdings by ticker from `[[ticker, qty, buying, selling, price], …]`."""
+def price_of(row: Row) -> LastPrice | None:
+    """Our own last price of an order's ticker."""
+    price = row["last_price"]
+    return None if price is None else LastPrice(decimal_of(price), row["price_age_s"])
+
+
+@lru_cache(maxsize=4)
+def holdings_of(positions: str | None, open_orders: str | None) -> Mapping[str, Holding]:
+    """Holdings by ticker, from `[[ticker, qty, price], …]` and `[[ticker, buying, selling, price], …]`.
+
+    A holding's price is the highest that is known of it. Kept, because positions only change with the next
+    reconciliation, and reading them anew took longer than judging.
+    """
+    held = _positions(positions)
+    if not open_orders:
+        return held
+    rows: list[list[str]] = json.loads(open_orders)
+    return {**held, **{ticker: _with_open(held.get(ticker), *map(Decimal, numbers)) for ticker, *numbers in rows}}
+
+
+@lru_cache(maxsize=4)
+def _positions(document: str | None) -> dict[str, Holding]:
     rows: list[list[str]] = json.loads(document) if document else []
-    return {ticker: _holding(*numbers) for ticker, *numbers in rows}
+    return {ticker: Holding(qty=Decimal(qty), price=Decimal(price)) for ticker, qty, price in rows}
 
 
-@lru_cache(maxsize=4096)
-def _holding(qty: str, buying: str, selling: str, price: str) -> Holding:
-    """From one verdict to the next few holdings change, and reading all of them anew took longer than judging."""
-    return Holding(Decimal(qty), Decimal(buying), Decimal(selling), Decimal(price))
+def _with_open(held: Holding | None, buying: Decimal, selling: Decimal, price: Decimal) -> Holding:
+    if held is None:
+        return Holding(buying=buying, selling=selling, price=price)
+    known = price.is_nan() or (not held.price.is_nan() and held.price < price)
+    return Holding(held.qty, buying, selling, price if known else held.price)
 
 
 def decimal_of(price: float) -> Decimal:

@@ -1,6 +1,6 @@
 """What goes to the gate, what comes back, and the row of a verdict that is kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -29,16 +29,18 @@ class ExitRecord:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An order at the gate; `send` where it is to go out when allowed. `done` puts an exit on record."""
+    """An order at the gate; `send` where it is to go out when allowed. `done` puts an exit on record.
+
+    `order_id` is the id that follows from the intent, found here and not behind the gate's lock.
+    """
 
     order: Order
     send: bool = False
     done: ExitRecord | None = None
+    order_id: UUID = field(init=False)
 
-    @property
-    def order_id(self) -> UUID:
-        """The id that follows from the intent."""
-        return intent_id(self.order)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "order_id", intent_id(self.order))
 
 
 @dataclass(frozen=True, slots=True)
