@@ -18,7 +18,7 @@ WHY := $${REASON:+--reason "$$REASON"}
 
 .DEFAULT_GOAL := help
 .PHONY: help run panic rearm drill gate-off gate-on shadow-off shadow-on switches audit
-.PHONY: test proof check fix bench lexi test-llm replay prompts promote ramp rollback psql key install install-dev install-ccxt lock supported clean
+.PHONY: test proof check fix bench lexi test-llm replay prompts promote ramp rollback psql key install install-dev install-browser install-ccxt lock supported clean
 
 help: ## Print what there is
 	@echo "Lexi Gateway: the layer between a trading stack and its own language model."
@@ -59,20 +59,24 @@ audit: $(VENV_IF_MISSING) ## Verify the chain of verdicts; SINCE=2026-01-01 prin
 test: install-dev ## Every test, on an embedded Postgres of its own
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-check: install-dev ## Style, types, import contracts, prompt lock, .env.example, table of reasons
+check: install-dev ## Style, types, import contracts, prompt lock, .env.example, tables of reasons and metrics
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m libs.llm.registry check
 	@$(BIN)/python -m tools.env_example --check
 	@$(BIN)/python -m tools.reasons_table --check
+	@$(BIN)/python -m tools.metrics_table --check
+	@$(BIN)/python -m tools.dashboards --check
 	@$(BIN)/basedpyright --level error
 
-fix: install-dev ## Let ruff mend style, and write .env.example and the table of reasons anew
+fix: install-dev ## Let ruff mend style, and write .env.example and the tables of reasons and metrics anew
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m tools.env_example --write
 	@$(BIN)/python -m tools.reasons_table --write
+	@$(BIN)/python -m tools.metrics_table --write
+	@$(BIN)/python -m tools.dashboards --write
 
 lexi: install ## Start only the embedded model, on 8008
 	@exec $(WITH_ENV) $(BIN)/python -m tools.local_stack.lexi
@@ -83,12 +87,18 @@ test-llm: install-dev ## Real completions against LLM_BASE_URL; skips when nothi
 bench: install-dev ## Speed as ratios in one run, CPU time per unit of work, and counts
 	@$(BIN)/python -m bench
 
-proof: install-dev ## The long proofs: a thousand examples per property, 500 simulated seeds, a night of faults, benches
+.PHONY: bench-promptfoo
+bench-promptfoo: install-dev ## Our evaluation beside promptfoo (npm, about 300 MB into .bench): the same cases, the same model
+	@$(BIN)/python -m bench.promptfoo
+
+proof: install-browser ## The long proofs: a thousand examples per property, 500 simulated seeds, browser, Prometheus, a night of faults, benches
 	@HYPOTHESIS_PROFILE=proof $(BIN)/python -m pytest -n 2 tests/unit --timeout 1800
 	@HYPOTHESIS_PROFILE=proof $(BIN)/python -m pytest -n 0 tests/integration/test_openapi_fuzz.py --timeout 1800
 	@SIM_SEEDS=500 $(BIN)/python -m pytest -q -n 2 tests/simulation --timeout 600
 	@AA_RUNS=2000 $(BIN)/python -m pytest -q -n 2 tests/statistics --timeout 3600
 	@$(BIN)/python -m tests.oracle
+	@$(BIN)/python -m pytest -q -n 0 tests/browser tests/observability --timeout 900
+	@$(BIN)/python -m pytest -q -n 0 tests/namespaces --timeout 600
 	@$(BIN)/python -m pytest -s tests/soak
 	@$(BIN)/python -m bench
 
@@ -107,6 +117,13 @@ replay: $(VENV_IF_MISSING) ## Try a version on stored decisions: make replay SIN
 .PHONY: replay-check
 replay-check: $(VENV_IF_MISSING) ## Recorded answers must lead to the same decisions and verdicts; SINCE=2026-01-01 checks what is stored
 	@$(WITH_ENV_AT_ONCE) $(if $(SINCE),--database tools.replay_check --since "$$SINCE" $${UNTIL:+--until "$$UNTIL"},tools.replay_check tests/data/golden/*.jsonl)
+
+.PHONY: eval-llm
+eval-llm: $(VENV_IF_MISSING) ## Judge prompts offline, with a report: make eval-llm PROMPT=policy VERSION=1.1.0 FAIL_UNDER="answered=0.9 validity=0.9 flips=0"
+	@$(WITH_ENV_AT_ONCE) --database-if-there tools.llm_eval.run_eval run $${PROMPT:+--prompt "$$PROMPT"} \
+		$${VERSION:+--version "$$VERSION"} $${DATASET:+--dataset "$$DATASET"} $${LIMIT:+--limit "$$LIMIT"} \
+		$${FAIL_UNDER:+--fail-under "$$FAIL_UNDER"} $${WORKERS:+--workers "$$WORKERS"} $${NAME:+--name "$$NAME"} \
+		$(BY) $(ARGS)
 
 .PHONY: experiment
 experiment: $(VENV_IF_MISSING) ## Write the report on an experiment as an HTML page: make experiment KEY=policy
@@ -133,6 +150,10 @@ rollback: $(VENV_IF_MISSING) ## End a prompt's experiment, else take its last pr
 
 install: supported $(VENV)/.runtime ## Make .venv from the pinned locks
 install-dev: install $(VENV)/.dev
+install-browser: install-dev ## Add Playwright and what `make proof` drives: chromium and prometheus of the distribution
+	@$(PIP_INSTALL) -r requirements/browser.txt
+	@command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium
+	@command -v promtool >/dev/null || apt-get install -y --no-install-recommends prometheus
 install-ccxt: install ## Add ccxt, for FORECAST_FEED=ccxt:EXCHANGE
 	@$(PIP_INSTALL) -r requirements/ccxt.txt
 
@@ -159,7 +180,7 @@ $(VENV)/.dev: requirements/dev.txt | $(VENV)/.runtime
 	@touch $@
 
 lock: ## Pin requirements/*.in anew, with hashes and without addresses (needs uv on the path)
-	@cd requirements && for name in runtime dev ccxt; do \
+	@cd requirements && for name in runtime dev ccxt browser; do \
 		uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header $$name.in -o $$name.txt; done
 	@cd requirements && uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-deps model.in -o model.txt
 

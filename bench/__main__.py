@@ -10,11 +10,14 @@ BENCHES = (
     "bench.pipeline",
     "bench.replay",
     "bench.storage",
+    "bench.console",
     "bench.embedded_model",
     "bench.gateway",
     "bench.gate",
     "bench.panic",
     "bench.experiment_report",
+    "bench.evaluation",
+    "bench.evaluation_report",
     "bench.power",
 )
 

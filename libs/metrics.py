@@ -63,6 +63,15 @@ class Counters(Collector):
         """Forget a series."""
         self._cells.pop(_names(values, self._labels), None)
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of its labels, in order."""
+        return self._labels
+
+    def describe(self) -> Iterable[Metric]:
+        """Name and kind, for the registry, before anything was counted."""
+        return [CounterMetricFamily(*self._described, labels=self._labels)]
+
     def collect(self) -> Iterable[Metric]:
         """For the registry."""
         family = CounterMetricFamily(*self._described, labels=self._labels)
@@ -96,6 +105,15 @@ class Histograms(Collector):
     def remove(self, *values: object) -> None:
         """Forget a series."""
         self._cells.pop(_names(values, self._labels), None)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of its labels, in order."""
+        return self._labels
+
+    def describe(self) -> Iterable[Metric]:
+        """Name and kind, for the registry, before anything was observed."""
+        return [HistogramMetricFamily(*self._described, labels=self._labels)]
 
     def collect(self) -> Iterable[Metric]:
         """For the registry."""

@@ -1,6 +1,5 @@
 """Keeps `.env.example` equal to the settings classes: `python -m tools.env_example --check` or `--write`."""
 
-import argparse
 import importlib
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from libs.settings import Settings, environment_name, is_secret
+from tools.generated import write_or_check
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / ".env.example"
@@ -63,18 +63,5 @@ def render() -> str:
     return "\n".join(lines).rstrip("#\n") + "\n"
 
 
-def main() -> None:
-    """Check or write the file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--check", action="store_true", help="fail when the file differs from the classes")
-    action.add_argument("--write", action="store_true", help="write the file anew")
-    wanted = render()
-    if parser.parse_args().write:
-        EXAMPLE.write_text(wanted, encoding="utf-8")
-    elif not EXAMPLE.exists() or EXAMPLE.read_text(encoding="utf-8") != wanted:
-        sys.exit(".env.example differs from the settings classes: run `make fix` and commit it")
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(EXAMPLE, render, source="the settings classes")

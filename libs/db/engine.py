@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from libs.settings import Settings
 
-REQUIRED_REVISION = 5
+REQUIRED_REVISION = 7
 
 CONNECT_S = 5.0
 """How long a connection may take to make, or to come free in the pool."""

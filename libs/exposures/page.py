@@ -21,6 +21,7 @@ from libs.exposures.metrics import Kind
 from libs.exposures.plots import course_plot
 from libs.exposures.words import shown
 from libs.llm.in_force import Activation, arms_as_text
+from libs.pages import house_style
 from libs.statistics.intervals import Estimate
 from libs.statistics.sequential import LEAST_CLUSTERS
 
@@ -73,6 +74,7 @@ def page(story: Story) -> str:
         made_at=story.made_at,
         days=_days(story.courses),
         least=LEAST_CLUSTERS,
+        style=house_style(),
     )
 
 

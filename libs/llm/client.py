@@ -16,10 +16,9 @@ from uuid import UUID
 from libs.llm.attempts import Attempts, Outcome
 from libs.llm.cache import ReplyCache, cache_key
 from libs.llm.call_record import new_call_id
-from libs.llm.calls import Recorder
 from libs.llm.errors import SamplingRefused
 from libs.llm.experiments import Unit
-from libs.llm.ledger import Ledger, Question
+from libs.llm.ledger import Ledger, Question, Records
 from libs.llm.prompt_file import SAMPLING_FIELDS, sampling_problem
 from libs.llm.prompts import PromptSource
 from libs.llm.settings import LLMSettings
@@ -53,7 +52,7 @@ class Client:
         engine: Engine,
         prompts: PromptSource,
         cache: ReplyCache | None,
-        recorder: Recorder,
+        recorder: Records,
         settings: LLMSettings,
         attempts: Attempts | None = None,
         clock: Callable[[], float] = time.monotonic,

@@ -4,23 +4,21 @@ Every question put to `ask()` ends in exactly one record under its own call id, 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol
 from uuid import UUID
 
 from prometheus_client import Counter, Histogram
 
 from libs.llm.attempts import Outcome
 from libs.llm.call_record import CallRecord, CallStatus, new_call_id, storable_text
-from libs.llm.calls import Recorder
+from libs.llm.single_flight import Wait
 from libs.llm.structured import Output, Parsed, Rejected
 from libs.llm.types import Answer, AnswerStatus, PromptVersion
 from libs.upstreams.errors import DeadlineExceeded, FirstTokenTimeout, IdleTimeout, NoSlot, UpstreamError
 from libs.upstreams.types import ChatReply, ChatRequest, TimeLimits, TimeSplit, Usage
-
-T = TypeVar("T")
 
 calls_total = Counter("lexi_llm_calls_total", "Model calls by outcome", ["prompt_key", "status", "cached"])
 tokens_total = Counter("lexi_llm_tokens_total", "Tokens of model calls", ["prompt_key", "direction"])
@@ -68,10 +66,25 @@ class Question:
         return self.started if self.repair_started is None else self.repair_started
 
 
+class Records(Protocol):
+    """Where a record of each call goes: the recorder, or whatever stands in for it."""
+
+    def record(self, call: CallRecord) -> None:
+        """Take a call. Never blocks, never raises."""
+        ...
+
+
+class Unrecorded:
+    """Keeps nothing: for calls that are recorded elsewhere, or where there is no database to keep them in."""
+
+    def record(self, call: CallRecord) -> None:
+        """Let the call go."""
+
+
 class Ledger:
     """Turns outcomes into answers and hands a record of each to the recorder."""
 
-    def __init__(self, recorder: Recorder, *, clock: Callable[[], float]) -> None:
+    def __init__(self, recorder: Records, *, clock: Callable[[], float]) -> None:
         self._recorder = recorder
         self._clock = clock
 
@@ -91,6 +104,7 @@ class Ledger:
             upstream=outcome.upstream,
             model=reply.model,
             usage=reply.usage,
+            time=reply.time,
         )
         overhead_seconds.observe(max(0.0, answer.total_ms / 1000 - outcome.engine_s))
         self._keep(
@@ -110,6 +124,10 @@ class Ledger:
             total_ms=(self._clock() - question.started) * 1000,
             tokens_in=first.tokens_in + second.tokens_in,
             tokens_out=first.tokens_out + second.tokens_out,
+            queue_ms=first.queue_ms + second.queue_ms,
+            first_queue_ms=first.queue_ms,
+            first_token_ms=first.first_token_ms,
+            first_error=first.error,
         )
 
     def unanswered(self, question: Question, outcome: Outcome) -> Answer:
@@ -177,7 +195,7 @@ class Ledger:
             raise
 
     @contextmanager
-    def waiting(self, question: Question) -> "Generator[Wait]":
+    def waiting(self, question: Question) -> Generator[Wait]:
         """As `calling`, for a caller who joined another's call."""
         with self.calling(question):
             yield Wait(self._clock, question.deadline)
@@ -201,7 +219,11 @@ class Ledger:
         error: str | None = None,
         cached: bool = False,
         usage: Usage | None = None,
+        time: TimeSplit | None = None,
     ) -> Answer:
+        split = time if time is not None else TimeSplit()
+        total_ms = self._since(question)
+        before_ms = max(0.0, total_ms - split.total_ms)  # a split is of the last attempt; this is what went before it
         return Answer(
             status=status,
             text=text,
@@ -217,7 +239,10 @@ class Ledger:
             arm=question.arm,
             tokens_in=usage.tokens_in if usage is not None else 0,
             tokens_out=usage.tokens_out if usage is not None else 0,
-            total_ms=self._since(question),
+            total_ms=total_ms,
+            queue_ms=split.queue_ms,
+            first_queue_ms=split.queue_ms,
+            first_token_ms=before_ms + split.first_token_ms if split.first_token_ms else 0.0,
         )
 
     def _keep(
@@ -263,22 +288,3 @@ class Ledger:
                 time=replace(split, total_ms=answer.total_ms),
             )
         )
-
-
-class Wait:
-    """The time a joined caller still has."""
-
-    def __init__(self, clock: Callable[[], float], deadline: float) -> None:
-        self._clock = clock
-        self._deadline = deadline
-
-    async def until_deadline(self, work: Awaitable[T]) -> T | None:
-        """The outcome of `work`, or None when the deadline comes first."""
-        guard = asyncio.timeout(max(0.0, self._deadline - self._clock()))
-        try:
-            async with guard:
-                return await work
-        except TimeoutError:
-            if not guard.expired():
-                raise
-            return None

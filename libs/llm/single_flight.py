@@ -1,7 +1,7 @@
 """The same question asked twice at once is asked once."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -49,3 +49,22 @@ class SingleFlight(Generic[T]):
             del self._flights[key]
         if flight.task.done() and not flight.task.cancelled():
             flight.task.exception()  # marks it as seen where nobody waits any more
+
+
+class Wait:
+    """The time a joined caller still has."""
+
+    def __init__(self, clock: Callable[[], float], deadline: float) -> None:
+        self._clock = clock
+        self._deadline = deadline
+
+    async def until_deadline(self, work: Awaitable[T]) -> T | None:
+        """The outcome of `work`, or None when the deadline comes first."""
+        guard = asyncio.timeout(max(0.0, self._deadline - self._clock()))
+        try:
+            async with guard:
+                return await work
+        except TimeoutError:
+            if not guard.expired():
+                raise
+            return None

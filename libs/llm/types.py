@@ -54,6 +54,10 @@ class Answer:
 
     `text` is the reply as received (empty when none came), `value` the validated JSON, the chosen word, or for free
     text the text itself; None unless `status` is "ok". `model` is the model of the upstream entry that answered.
+
+    Times count from the start of the question: `total_ms` to the end of a repair turn, `first_token_ms` to the first
+    token of the first turn's reply (0 where none streamed), attempts before it included. `queue_ms` is the wait for a
+    slot in all turns, `first_queue_ms` that before the first token; attempts that failed keep theirs to themselves.
     """
 
     status: AnswerStatus
@@ -71,3 +75,7 @@ class Answer:
     tokens_in: int = 0
     tokens_out: int = 0
     total_ms: float = 0.0
+    queue_ms: float = 0.0
+    first_queue_ms: float = 0.0
+    first_token_ms: float = 0.0
+    first_error: str | None = None

@@ -14,10 +14,9 @@ from libs.judgement.inputs import prompt_inputs
 from libs.judgement.record import SKIPPED, RecordError, decision_block, features_llm, inputs_from_record
 from libs.judgement.rules import Rules
 from libs.judgement.types import Inputs
-from libs.llm.call_record import CallRecord
-from libs.llm.calls import Recorder
 from libs.llm.client import Client
 from libs.llm.errors import InputsRefused, RenderFailed, UnknownPrompt
+from libs.llm.ledger import Unrecorded
 from libs.llm.prompts import Prompts
 from libs.llm.registry import Registry
 from libs.llm.settings import LLMSettings
@@ -95,16 +94,6 @@ class Checked:
         if self.first is None:
             return f"{said}all as stored{gone}"
         return f"{said}{self.different} differ{gone}\nthe first difference: {self.first}"
-
-
-class Unrecorded(Recorder):
-    """A recorder that keeps nothing: what is played back was recorded when it came."""
-
-    def __init__(self) -> None:
-        """Without queue, spool or database."""
-
-    def record(self, call: CallRecord) -> None:
-        """Let the call go."""
 
 
 @dataclass(frozen=True, slots=True)

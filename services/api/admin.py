@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from libs.json_numbers import JsonValue, Number
 from libs.keys import require
+from libs.llm import call_pages
 from libs.llm.in_force import Source
 from libs.llm.prompts import Prompts
 from libs.llm.types import PromptVersion
@@ -167,10 +168,10 @@ class StatsQuery(BaseModel):
 @router.get("/calls")
 async def calls(reader: Reader, asked: Annotated[CallsQuery, Query()]) -> CallPage:
     """A page of calls, newest first."""
-    where = repository.CallFilter(
+    where = call_pages.CallFilter(
         prompt_key=asked.prompt_key, version=asked.version, success=asked.success, caller=asked.caller
     )
-    rows = await repository.calls(reader, limit=asked.limit + 1, before=asked.before, where=where)
+    rows = await call_pages.calls(reader, limit=asked.limit + 1, before=asked.before, where=where)
     page = [Call.model_validate(row) for row in rows[: asked.limit]]
     return CallPage(calls=page, next_before=page[-1].id if len(rows) > asked.limit else None)
 
@@ -178,7 +179,7 @@ async def calls(reader: Reader, asked: Annotated[CallsQuery, Query()]) -> CallPa
 @router.get("/call/{call_id}")
 async def call(reader: Reader, call_id: UUID) -> WholeCall:
     """One call, whole. A call is there moments after its answer, since the recorder writes in batches."""
-    row = await repository.call(reader, call_id)
+    row = await call_pages.call(reader, call_id)
     if row is None:
         raise NotFound(f"there is no call {call_id}")
     return WholeCall.model_validate({**row, "body": row if row["has_body"] else None})

@@ -17,7 +17,7 @@ from libs.replay.one import Replayer
 from libs.service_settings import ListenSettings
 from libs.settings import load
 from libs.switches import SwitchSettings, record_environment
-from services.api import admin, experiments, ingest, llm, replay, replays, signals
+from services.api import admin, experiments, ingest, llm, prompt_changes, replay, replays, signals
 from services.api.dataplane.accounting import Accounts
 from services.api.dataplane.app import DataPlane
 from services.api.dataplane.reply_cache import AnswerCache
@@ -34,7 +34,8 @@ def create_app(state: ApiState, *, strategist: Strategist, keys: KeyRing, checks
     app = frame(title="Lexi Gateway", keys=keys, checks=checks)
     app.state.api = state
     app.state.strategist = strategist
-    for part in (llm, admin, experiments, replay, replays, signals, ingest, entries, account, switches, panic):
+    model = (llm, admin, prompt_changes, experiments, replay, replays)
+    for part in (*model, signals, ingest, entries, account, switches, panic):
         app.include_router(part.router)
     return app
 

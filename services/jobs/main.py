@@ -11,7 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.alerts import AlertSettings, send_due
 from libs.db.engine import DatabaseSettings, create_engine, require_schema
+from libs.evaluation.sharing.store import ENTRYPOINT
+from libs.evaluation.sharing.work import queue_orphans
 from libs.judgement.rules import RULES_FILE, Rules
+from libs.llm.prompts import PromptSource
 from libs.llm.settings import LLMSettings
 from libs.model_client import Model, open_model
 from libs.probes import Checks, database_checks, probe_app
@@ -22,29 +25,43 @@ from libs.trading.broker.client import Broker
 from libs.trading.broker.settings import BrokerSettings
 from libs.trading.halts import Position, copy_local
 from services.jobs.chain import ChainCheck
+from services.jobs.evaluations import PACE, Evaluations, evaluation_road
 from services.jobs.guardrails import EVERY_S as GUARDRAILS_EVERY_S
 from services.jobs.guardrails import Guardrails
 from services.jobs.outcomes import settle_all
-from services.jobs.queue import Periodic, Queue
+from services.jobs.queue import OnDemand, Periodic, Queue
 from services.jobs.reconcile.reconciler import EVERY_S, Reconciler
 from services.jobs.replays import LONG_STATEMENT_S, Replays, road_to
-from services.jobs.retention import RetentionSettings, clear_expired, drop_old, forget_replays, make_ahead
+from services.jobs.reports import make_reports, reports
+from services.jobs.retention import (
+    RetentionSettings,
+    clear_expired,
+    drop_old,
+    forget_evaluations,
+    forget_replays,
+    make_ahead,
+)
 from services.jobs.rounds import Rounds
+from services.jobs.vitals import EVERY_S as VITALS_EVERY_S
+from services.jobs.vitals import Vitals
 
 
-def periodic_jobs(engine: AsyncEngine, retention: RetentionSettings) -> dict[str, Periodic]:
+def periodic_jobs(engine: AsyncEngine, retention: RetentionSettings, *, prompts: PromptSource) -> dict[str, Periodic]:
     """Everything that comes round through the queue, by name: in one process each time."""
 
     async def partitions() -> None:
         await make_ahead(engine)
         await drop_old(engine, retention)
         await forget_replays(engine, retention)
+        await forget_evaluations(engine, retention)
 
     return {
         "outcomes": Periodic("* * * * * */15", lambda: settle_all(engine)),
         "partitions": Periodic("7 * * * *", partitions),
         "expired": Periodic("*/10 * * * *", lambda: clear_expired(engine)),
         "chain": Periodic("23 * * * *", ChainCheck(engine)),
+        "evaluations": Periodic("* * * * * */15", lambda: queue_orphans(engine)),
+        "reports": Periodic("* * * * *", lambda: make_reports(engine, reports(prompts.now))),
     }
 
 
@@ -57,6 +74,7 @@ def rounds(
         Rounds("reconcile", reconciler.step, seconds=EVERY_S),
         Rounds("alerts", alerts, seconds=1),
         Rounds("halts", lambda: copy_local(engine, state, position), seconds=1),
+        Rounds("vitals", Vitals(engine, state).step, seconds=VITALS_EVERY_S),
     ]
 
 
@@ -74,7 +92,7 @@ async def main(stop: asyncio.Event) -> None:
     webhook = load(AlertSettings).webhook
     engine = create_engine(settings, application="jobs")
     replaying = create_engine(settings, application="replays", pool_size=1, command_timeout=LONG_STATEMENT_S)
-    queue = Queue(settings.database_url.get_secret_value(), periodic_jobs(engine, retention))
+    url = settings.database_url.get_secret_value()
     try:
         async with (
             Broker(load(BrokerSettings).address()) as broker,
@@ -90,14 +108,19 @@ async def main(stop: asyncio.Event) -> None:
                 Rounds("guardrails", Guardrails(engine, model.prompts).step, seconds=GUARDRAILS_EVERY_S),
             ]
 
+            evaluations = Evaluations(engine, evaluation_road(model, RULES_FILE, load(LLMSettings)), stop=stop)
+            shards = Queue(url, {ENTRYPOINT: OnDemand(evaluations)}, pace=PACE)
+            queue = Queue(url, periodic_jobs(engine, retention, prompts=model.prompts))
+
             async def work() -> None:
                 await queue.wait_for(lambda: require_schema(engine), stop)
                 async with asyncio.TaskGroup() as group:
                     for each in coming_round:
                         group.create_task(each.run(stop))
                     group.create_task(queue.run(stop))
+                    group.create_task(shards.run(stop))
 
-            checks = {**database_checks(engine), "queue": queue.check, **own}
+            checks = {**database_checks(engine), "queue": queue.check, "shards": shards.check, **own}
             await live(listen, lambda: model.checks(checks), work=work, stop=stop)
     finally:
         await replaying.dispose()

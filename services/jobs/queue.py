@@ -1,6 +1,7 @@
-"""The queue: PgQueuer on Postgres. Schedules put jobs into it, any process takes them out; each job runs once.
+"""The queue: PgQueuer on Postgres. Schedules or people put jobs into it, any process takes them out, each runs once.
 
-A schedule fires in one process only, and its job is not queued again while one of its kind waits or runs.
+A schedule fires in one process only, and its job is not queued again while one of its kind waits or runs. A job whose
+process is gone is taken again by another once its lease has run out.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from typing import Any
 import asyncpg
 import structlog
 from pgqueuer import PgQueuer
-from pgqueuer.domain.errors import PgqException
+from pgqueuer.domain.errors import PgqException, RetryRequested
 from pgqueuer.models import Job, Schedule
 from prometheus_client import Counter, Histogram
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,8 +24,6 @@ from sqlalchemy.exc import SQLAlchemyError
 CONNECT_TIMEOUT_S = 5.0
 LONGEST_PAUSE_S = 5.0
 FIRST_PAUSE_S = 0.2
-DEQUEUE_EVERY = timedelta(seconds=10)
-BATCH = 4
 DRAIN_S = 5.0
 CONNECTION_FAILURES = (
     OSError,
@@ -51,12 +50,39 @@ class Periodic:
     work: Work
 
 
+@dataclass(frozen=True, slots=True)
+class OnDemand:
+    """A job that is queued with something to work on, its payload. Raise `GiveBack` to leave it to whoever is next."""
+
+    work: Callable[[bytes], Awaitable[object]]
+
+
+class GiveBack(RetryRequested):
+    """Raised by a job that is to be done later, or by another process: it waits in the queue again, after `delay`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a process takes jobs. It has at most `most` at a time (None: as many as there are) and takes `batch` at once.
+
+    A job whose process showed no sign of life for `lease_s` is taken by another, which looks every `look_s`; while jobs
+    wait that it has no hands for, every `hurry_s`. What ends or is queued wakes everybody at once.
+    """
+
+    batch: int = 4
+    most: int | None = None
+    lease_s: float = 30.0
+    look_s: float = 10.0
+    hurry_s: float = 0.1
+
+
 class Queue:
     """Takes jobs from Postgres and runs them, over one connection of its own that is made again when it breaks."""
 
-    def __init__(self, url: str, jobs: Mapping[str, Periodic]) -> None:
+    def __init__(self, url: str, jobs: Mapping[str, Periodic | OnDemand], *, pace: Pace | None = None) -> None:
         self._url = url.replace("postgresql+asyncpg://", "postgresql://", 1)
         self._jobs = jobs
+        self._pace = pace or Pace()
         self._reason: str | None = "not connected yet"
 
     async def check(self) -> str | None:
@@ -109,9 +135,7 @@ class Queue:
             await self._close(connection)
 
     async def _work(self, queue: PgQueuer, stop: asyncio.Event) -> None:
-        running = asyncio.create_task(
-            queue.run(dequeue_timeout=DEQUEUE_EVERY, batch_size=BATCH, shutdown_on_listener_failure=True)
-        )
+        running = asyncio.create_task(self._take(queue))
         told = asyncio.create_task(stop.wait())
         ended = asyncio.create_task(queue.shutdown.wait())
         try:
@@ -125,6 +149,19 @@ class Queue:
                 task.cancel()
             await asyncio.gather(running, told, ended, return_exceptions=True)
 
+    async def _take(self, queue: PgQueuer) -> None:
+        """Run jobs until told to shut down. Without schedules none is looked for."""
+        pace, scheduled = self._pace, any(isinstance(job, Periodic) for job in self._jobs.values())
+        queue.qm.min_dequeue_poll_interval = timedelta(seconds=pace.hurry_s)
+        run = queue.run if scheduled else queue.qm.run
+        await run(
+            dequeue_timeout=timedelta(seconds=pace.look_s),
+            batch_size=pace.batch,
+            max_concurrent_tasks=pace.most,
+            shutdown_on_listener_failure=True,
+            heartbeat_timeout=timedelta(seconds=pace.lease_s),
+        )
+
     async def _close(self, connection: Any) -> None:
         try:
             await connection.close(timeout=2)
@@ -133,19 +170,30 @@ class Queue:
 
     def _register(self, queue: PgQueuer) -> None:
         for name, job in self._jobs.items():
-            queue.entrypoint(name, concurrency_limit=1)(runner(name, job.work))
+            if isinstance(job, OnDemand):
+                queue.entrypoint(name)(runner(name, job.work))
+                continue
+            queue.entrypoint(name, concurrency_limit=1)(runner(name, without_payload(job.work)))
             queue.schedule(f"enqueue_{name}", job.cron, clean_old=True)(enqueuer(name, queue))
 
 
-def runner(name: str, work: Work) -> Callable[[Job], Awaitable[None]]:
+def without_payload(work: Work) -> Callable[[bytes], Awaitable[object]]:
+    """Work that comes round, as a job like any other."""
+    return lambda _payload: work()
+
+
+def runner(name: str, work: Callable[[bytes], Awaitable[object]]) -> Callable[[Job], Awaitable[None]]:
     """A job's work with its outcome counted."""
 
-    async def run(_job: Job) -> None:
+    async def run(job: Job) -> None:
         begun = time.monotonic()
         outcome = "failed"
         try:
-            await work()
+            await work(job.payload or b"")
             outcome = "done"
+        except GiveBack:
+            outcome = "given_back"
+            raise
         finally:
             RUNS.labels(name, outcome).inc()
             SECONDS.labels(name).observe(time.monotonic() - begun)

@@ -1,6 +1,7 @@
 """Partitions made ahead, and whole ones dropped when everything in them is past its time.
 
-Replays hold texts of calls too, and lose them with the calls.
+Replays hold texts of calls too, and lose them with the calls. What workers did for an evaluation goes when nobody comes
+for it.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from libs.evaluation.sharing.register import forget
 from libs.settings import Settings
 
 CACHE_BATCH = 10_000
@@ -30,6 +32,9 @@ class RetentionSettings(Settings):
 
     retention_calls_days: int = Field(default=90, ge=1, description="Days model calls and their bodies are kept.")
     retention_forecasts_days: int = Field(default=730, ge=1, description="Days forecasts are kept after being written.")
+    retention_shards_days: int = Field(
+        default=7, ge=1, description="Days what workers did for an evaluation waits for whoever asked to come for it."
+    )
 
 
 # Today's and tomorrow's, this month's and the next one's: whoever inserts first need not create them.
@@ -102,6 +107,24 @@ FORGET_TEXTS = text(
     """
 )
 
+# Rows and shards wait for who asked. An evaluation counts as left alone once nothing came of it for so long: a worker
+# that takes a shard, and may not do it, shows nothing. One without shards was opened by who did not end it.
+LEFT_ALONE = text(
+    """
+    select e.id from evaluations e left join evaluation_shards s on s.evaluation_id = e.id
+    where e.state = 'running' or s.evaluation_id is not null
+    group by e.id
+    having e.state <> 'running' or greatest(e.created_at, max(s.handed_out_at), max(s.finished_at),
+      (select max(r.at) from evaluation_rows r where r.evaluation_id = e.id)) < now() - make_interval(days => :days)
+    order by e.id
+    """
+)
+END_LEFT_ALONE = text(
+    """
+    update evaluations set state = 'failed', finished_at = now(), error = :error where id = :id and state = 'running'
+    """
+)
+
 EXPIRED_CACHE = text(
     """
     delete from llm_cache where key in (
@@ -162,6 +185,20 @@ async def forget_replays(engine: AsyncEngine, settings: RetentionSettings) -> in
             async with engine.begin() as connection:
                 below = await connection.scalar(FORGET_TEXTS, where)
     return deleted
+
+
+async def forget_evaluations(engine: AsyncEngine, settings: RetentionSettings) -> list[UUID]:
+    """Let go of what workers did for evaluations that nobody comes for, which have failed then; returns which."""
+    days = settings.retention_shards_days
+    async with engine.connect() as connection:
+        left = list(await connection.scalars(LEFT_ALONE, {"days": days}))
+    for evaluation_id in left:
+        async with engine.begin() as connection:
+            error = f"nobody came for what the workers did within {days} days (RETENTION_SHARDS_DAYS)"
+            await connection.execute(END_LEFT_ALONE, {"id": evaluation_id, "error": error})
+            await forget(connection, evaluation_id)
+        log.info("evaluation_left_alone", evaluation=str(evaluation_id))
+    return left
 
 
 def first_id_of(moment: datetime) -> UUID:

@@ -5,12 +5,9 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.conftest import ROOT
 from tests.fakes.engine import FakeEngine
+from tests.faults.jobs_process import free_port, jobs
 from tests.integration.api_app import database_away, until
 from tests.integration.replay_batch_cases import (
     ALLOWS,
@@ -28,41 +26,11 @@ from tests.integration.replay_batch_cases import (
     now_of,
     remember,
     replays_of,
-    write_upstreams,
 )
 from tools.local_stack.postgres import EmbeddedPostgres
 
 SHARE = 4
 TICKER = re.compile(r"^(T\d{3}) forecast")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return held.getsockname()[1]
-
-
-@asynccontextmanager
-async def jobs(database_url: str, base_url: str, folder: Path) -> AsyncGenerator[Process]:
-    """A real process, without a broker."""
-    own = {
-        "DATABASE_URL": database_url,
-        "LOCAL_STATE": str(folder / "state"),
-        "LLM_BASE_URL": base_url,
-        "LLM_CONNECT_TIMEOUT_S": "1",
-        "UPSTREAMS_FILE": str(write_upstreams(folder, share=SHARE)),
-        "JOBS_METRICS_PORT": str(free_port()),
-        "PAPER_PORT": str(free_port()),
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.jobs", cwd=ROOT, env=os.environ | own, stdout=PIPE, stderr=PIPE
-    )
-    drained = asyncio.create_task(process.communicate())
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await drained
 
 
 def tickers(fake: FakeEngine) -> Counter[str]:
@@ -89,7 +57,7 @@ async def test_killed_in_the_middle_another_process_goes_on(
     await remember(engine, [Past(f"T{number:03d}") for number in range(count)])
     batch = await asked(engine)
     async with FakeEngine(reply=mixed, delay_s=0.1) as fake:
-        async with jobs(database_url, fake.base_url, tmp_path) as first:
+        async with jobs(database_url, fake.base_url, tmp_path, share=SHARE) as first:
             await until(lambda: replays_of(engine, batch), lambda rows: len(rows) >= 20)
             assert (await now_of(engine, batch)).state == "running"
             first.send_signal(signal.SIGKILL)
@@ -97,7 +65,7 @@ async def test_killed_in_the_middle_another_process_goes_on(
         stored = {row["ticker"] for row in await replays_of(engine, batch)}
         asked_before = tickers(fake)
         assert 20 <= len(stored) < count
-        async with jobs(database_url, fake.base_url, tmp_path):
+        async with jobs(database_url, fake.base_url, tmp_path, share=SHARE):
             done = await until(lambda: now_of(engine, batch), lambda now: not now.open)
         rows = await replays_of(engine, batch)
         assert fake.peak <= SHARE
@@ -118,11 +86,11 @@ async def test_a_second_process_takes_over_while_both_run_and_one_is_killed(
     await remember(engine, [Past(f"T{number:03d}") for number in range(count)])
     async with (
         FakeEngine(reply=mixed, delay_s=0.1) as fake,
-        jobs(database_url, fake.base_url, tmp_path / "one") as one,
+        jobs(database_url, fake.base_url, tmp_path / "one", share=SHARE) as one,
     ):
         batch = await asked(engine)
         await until(lambda: replays_of(engine, batch), lambda rows: len(rows) >= 10)
-        async with jobs(database_url, fake.base_url, tmp_path / "other") as other:
+        async with jobs(database_url, fake.base_url, tmp_path / "other", share=SHARE) as other:
             one.send_signal(signal.SIGKILL)
             await one.wait()
             done = await until(lambda: now_of(engine, batch), lambda now: not now.open)
@@ -138,14 +106,14 @@ async def test_told_to_stop_it_keeps_what_came_and_the_next_start_goes_on(
     await remember(engine, [Past(f"T{number:03d}") for number in range(count)])
     batch = await asked(engine)
     async with FakeEngine(reply=mixed, delay_s=0.1) as fake:
-        async with jobs(database_url, fake.base_url, tmp_path) as first:
+        async with jobs(database_url, fake.base_url, tmp_path, share=SHARE) as first:
             await until(lambda: replays_of(engine, batch), lambda rows: len(rows) >= 20)
             first.send_signal(signal.SIGTERM)
             assert await first.wait() == 0
         stored, served = len(await replays_of(engine, batch)), fake.served
         assert served - stored <= SHARE
         assert (await now_of(engine, batch)).state == "running"
-        async with jobs(database_url, fake.base_url, tmp_path):
+        async with jobs(database_url, fake.base_url, tmp_path, share=SHARE):
             done = await until(lambda: now_of(engine, batch), lambda now: not now.open)
     assert (done.state, len(await replays_of(engine, batch))) == ("done", count)
 
@@ -156,7 +124,10 @@ async def test_postgres_goes_away_and_comes_back(
     count = 80
     await remember(engine, [Past(f"T{number:03d}") for number in range(count)])
     batch = await asked(engine)
-    async with FakeEngine(reply=mixed, delay_s=0.1) as fake, jobs(database_url, fake.base_url, tmp_path) as process:
+    async with (
+        FakeEngine(reply=mixed, delay_s=0.1) as fake,
+        jobs(database_url, fake.base_url, tmp_path, share=SHARE) as process,
+    ):
         await until(lambda: replays_of(engine, batch), lambda rows: len(rows) >= 20)
         stored = {row["ticker"] for row in await replays_of(engine, batch)}
         with database_away(postgres, database_url):

@@ -15,7 +15,7 @@ from libs.http_app import Edge
 from libs.keys import create_key, parse_scopes
 from libs.service_settings import ListenSettings
 from libs.settings import load
-from services.analytics import repository
+from libs.shadow.entries import ENTRIES
 from services.analytics.app import open_app
 from tests.integration.api_app import database_away, environment
 from tools.local_stack.postgres import EmbeddedPostgres
@@ -216,7 +216,7 @@ async def test_a_short_time_is_read_by_index_however_long_the_history_is(engine:
         await connection.execute(MANY, {"newest": NOW, "day": DAY0})
     async with engine.connect() as connection:
         await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text("analyze"))
-        plan = await connection.execute(text(f"explain {repository.ENTRIES.text}"), asked)
+        plan = await connection.execute(text(f"explain {ENTRIES.text}"), asked)
         lines = "\n".join(row[0] for row in plan)
     assert "gate_verdicts_at" in lines
     assert "Seq Scan on gate_verdicts" not in lines

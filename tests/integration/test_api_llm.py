@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.keys import create_key, parse_scopes
+from libs.llm import call_pages
 from services.api import repository
 from tests.fakes.engine import FakeEngine, Fault, Reply
 from tests.integration.api_app import Stack, running, until
@@ -310,7 +311,7 @@ async def test_pages_of_a_caller_and_of_the_houses_own_calls_have_an_index(stack
             ({"caller": "rare"}, False, "caller_id_idx"),
             ({"version": "1.0.0"}, True, "id_idx1"),
         ):
-            page = repository.calls_page(asked, own=own)
+            page = call_pages.calls_page(asked, own=own)
             found = await connection.execute(text(f"explain {page.text}"), {**asked, "limit": 51})
             plan = "\n".join(found.scalars())
             assert "Seq Scan" not in plan

@@ -2,12 +2,15 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from libs.llm.prompts import Prompts
+from libs.llm.registry import Registry
 from services.jobs import retention
 from services.jobs.main import periodic_jobs
 from services.jobs.outcomes import settle, settle_all
@@ -15,6 +18,7 @@ from services.jobs.retention import RetentionSettings, clear_expired, drop_old, 
 
 DAY0 = datetime(2012, 8, 30, 20, tzinfo=UTC)
 FEED = "replay:1"
+PROMPTS = Prompts.build(Registry.load_unlocked(Path("configs/llm_prompts.yaml")))
 
 
 async def add_bars(engine: AsyncEngine, ticker: str, closes: dict[int, float], feed: str = FEED) -> None:
@@ -270,7 +274,7 @@ async def test_a_batch_loses_what_models_said_and_keeps_what_its_report_is_made_
     for batch_id in batches.values():
         for _ in range(5):
             await add_replay(engine, call=now - timedelta(days=300), batch_id=batch_id)
-    await periodic_jobs(engine, RetentionSettings())["partitions"].work()
+    await periodic_jobs(engine, RetentionSettings(), prompts=PROMPTS)["partitions"].work()
     async with engine.connect() as connection:
         found = (await connection.execute(text("select batch_id, before, after, flip, total_ms from replays"))).all()
     assert len(found) == 20

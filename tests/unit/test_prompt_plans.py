@@ -1,66 +1,34 @@
-"""What promote, ramp and rollback would write, and what they refuse: from facts alone."""
+"""What promote and ramp would write, and what they refuse: from facts alone."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from libs.llm.commands.evidence import FinishedReplay
-from libs.llm.commands.plans import Change, Facts, promotion, ramp, rollback
+from libs.llm.commands.plans import Change, promotion, ramp, rollback
 from libs.llm.commands.refusal import CommandRefused
-from libs.llm.experiments import Experiment, Unit, parse_buckets, pick, point
-from libs.llm.in_force import Activation, Arms, Ground, in_force
+from libs.llm.experiments import Unit, pick, point
+from libs.llm.in_force import Ground
 from libs.llm.registry import Registry
-from libs.llm.types import PromptVersion
-from tests.unit.llm_cases import PROMPTS, write_prompts
-
-AT = datetime(2026, 3, 2, 3, 0, tzinfo=UTC)
-KEY = "verdict"
-GROUND = Ground("1.0.0", None, None)
-VERSIONS = ("1.0.0", "1.1.0", "1.2.0")
-REPLAY = FinishedReplay(UUID(int=7), AT, 120, "3 of 120 decisions flip.")
-THIRD = """    "1.2.0":
-      <<: *verdict
-      system: You judge entries twice. Answer with JSON.
-"""
-
-
-WORDING = PROMPTS.replace("note:\n", f"{THIRD}note:\n", 1)
+from tests.unit.plan_cases import (
+    AT,
+    EVALUATION,
+    GROUND,
+    KEY,
+    VERSIONS,
+    change,
+    facts,
+    plan_registry,
+    released,
+    row,
+    two,
+)
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    return Registry.load_quietly(write_prompts(tmp_path, WORDING))
-
-
-def row(number: int, version: str, arms: Arms = (), *, who: str = "ann", ground: Ground = GROUND) -> Activation:
-    at = AT + timedelta(minutes=number)
-    return Activation(number, KEY, version, arms, who=who, why=f"why {number}", ground=ground, at=at)
-
-
-def facts(
-    registry: Registry, *rows: Activation, replay: FinishedReplay | None = REPLAY, buckets: str = "", key: str = KEY
-) -> Facts:
-    """The facts after these activations, given oldest first."""
-    newest = tuple(reversed(rows))
-    now = in_force(registry, key, buckets=parse_buckets(buckets), activations=newest)
-    return Facts(key=key, in_force=now, history=newest, replay=replay)
-
-
-def released(registry: Registry, version: str, key: str = KEY) -> PromptVersion:
-    return replace(registry.version(key, version), released_at=AT)
-
-
-def two(share: float, candidate: str = "1.1.0", control: str = "1.0.0") -> Arms:
-    return ((control, 100 - share), (candidate, share))
-
-
-def change(found: Change | str) -> tuple[str, Arms]:
-    assert isinstance(found, Change), found
-    return found.version, found.arms
+    return plan_registry(tmp_path)
 
 
 def test_a_promotion_gives_every_unit_the_version_and_ends_the_experiment(registry: Registry) -> None:
@@ -86,15 +54,64 @@ def test_a_draft_is_refused_whatever_the_reason(registry: Registry) -> None:
 def test_without_a_replay_somebody_must_say_why(registry: Registry) -> None:
     prompt = released(registry, "1.1.0")
     known = facts(registry, replay=None)
-    with pytest.raises(CommandRefused, match=r"cannot be replayed.*REASON"):
+    with pytest.raises(CommandRefused, match=r"can be neither replayed nor evaluated.*REASON"):
         promotion(known, prompt, reason="")
     policy = replace(prompt, key="policy")
     with pytest.raises(CommandRefused, match=r"make replay SINCE=… PROMPT=policy VERSION=1\.1\.0.*REASON"):
         promotion(known, policy, reason="")
     with pytest.raises(CommandRefused, match=rf"replay {UUID(int=9)} of policy 1\.1\.0 has not finished"):
         ramp(replace(known, open_replay=UUID(int=9)), policy, 5, reason="")
-    assert "it is urgent (without a replay)" in str(promotion(known, policy, reason="it is urgent"))
+    assert "it is urgent (without a replay; evaluation " in str(promotion(known, policy, reason="it is urgent"))
     assert f"it is urgent (replay {UUID(int=7)}" in str(promotion(facts(registry), policy, reason="it is urgent"))
+
+
+def test_a_promotion_asks_for_an_evaluation_that_passed_and_a_ramp_does_not(registry: Registry) -> None:
+    known = facts(registry)
+    prompt = replace(released(registry, "1.1.0"), key="policy")
+    assert "validity is 0.998" in str(promotion(known, prompt, reason=""))
+    missed = replace(EVALUATION, passed=False, sentences=("2 twins flip",))
+    command = r'make eval-llm PROMPT=policy VERSION=1\.1\.0 FAIL_UNDER="answered=0\.9 validity=0\.9 flips=0"'
+    for trial, says in (
+        (replace(known, evaluation=None), r"^no finished evaluation of policy 1\.1\.0 \(.*: run one"),
+        (replace(known, evaluation=missed), r"missed a threshold: 2 twins flip: mend it under a new version"),
+        (replace(known, evaluation=replace(EVALUATION, passed=None, sentences=())), r"asked for no threshold: run one"),
+        (replace(known, evaluation=None, open_evaluation=UUID(int=9)), rf"^evaluation {UUID(int=9)} .* wait for it"),
+        (replace(known, evaluation=missed, open_evaluation=UUID(int=9)), r"has not finished: wait for it"),
+    ):
+        with pytest.raises(CommandRefused, match=rf"{says}.*{command}.*REASON"):
+            promotion(trial, prompt, reason="")
+        assert change(ramp(trial, prompt, 5, reason="")) == ("1.0.0", two(5))
+        assert "it is urgent (replay " in str(promotion(trial, prompt, reason="it is urgent"))
+    finished_before = replace(known, open_evaluation=UUID(int=9))
+    assert isinstance(promotion(finished_before, prompt, reason=""), Change), "a second look takes nothing back"
+    assert "2 twins flip" in str(promotion(replace(known, evaluation=missed), prompt, reason="it is urgent"))
+
+
+def test_an_evaluation_by_other_rules_than_today_s_says_so(registry: Registry) -> None:
+    known = replace(facts(registry), rules_sha256="b" * 64)
+    prompt = replace(released(registry, "1.1.0"), key="policy")
+    of = [replace(known, evaluation=replace(EVALUATION, rules_sha256=rules)) for rules in ("b" * 64, "a" * 64, "")]
+    same, other, unknown = (str(promotion(one, prompt, reason="")) for one in of)
+    assert "rules" not in same
+    assert "rules" not in unknown
+    assert "validity is 0.998; by other rules than today's (aaaaaaaaaaaa then, bbbbbbbbbbbb now)" in other
+    alone = str(promotion(replace(of[1], rules_sha256=None), prompt, reason=""))
+    assert "validity is 0.998; by rules aaaaaaaaaaaa, and there are none here to compare with" in alone
+    missed = replace(EVALUATION, passed=False, sentences=("2 twins flip",), rules_sha256="a" * 64)
+    with pytest.raises(CommandRefused, match=r"2 twins flip; by other rules than today's .*: mend it"):
+        promotion(replace(known, evaluation=missed), prompt, reason="")
+    assert "by other rules" in str(promotion(replace(known, evaluation=missed), prompt, reason="it is urgent"))
+
+
+def test_what_lacks_both_is_told_of_both(registry: Registry) -> None:
+    known = replace(facts(registry, replay=None), evaluation=None)
+    rationale = replace(released(registry, "1.1.0"), key="rationale")
+    with pytest.raises(
+        CommandRefused, match=r"no finished replay of .*; no finished evaluation of .*grounded=0\.9.*REASON"
+    ):
+        promotion(known, rationale, reason="")
+    said = str(promotion(known, rationale, reason="it is urgent"))
+    assert "it is urgent (without a replay; without an evaluation)" in said
 
 
 def test_a_ramp_gives_the_rest_to_the_version_in_force(registry: Registry) -> None:
@@ -166,85 +183,6 @@ def test_so_does_what_was_taken_back_from_an_experiment_of_file_or_environment(
     with pytest.raises(CommandRefused, match=r"a guardrail took verdict 1\.1\.0 back"):
         ramp(known, released(registry, "1.1.0"), 5, reason="")
     assert change(ramp(known, released(registry, "1.2.0"), 5, reason=""))[1] == two(5, "1.2.0")
-
-
-AFTER_COMMIT = Ground("1.1.0", None, None)
-
-
-@pytest.mark.parametrize(
-    ("rows", "buckets", "goes_to"),
-    [
-        ([row(1, "1.0.0", two(10))], "", "1.0.0"),
-        ([row(1, "1.1.0"), row(2, "1.1.0", two(5, "1.2.0", "1.1.0"))], "", "1.1.0"),
-        ([], "verdict:1.0.0,1.1.0", "1.0.0"),
-        ([row(1, "1.1.0")], "", "1.0.0"),
-        ([row(1, "1.1.0"), row(2, "1.2.0")], "", "1.1.0"),
-        ([row(1, "1.1.0"), row(2, "1.2.0"), row(3, "1.1.0"), row(4, "1.2.0")], "", "1.1.0"),
-        ([row(1, "1.1.0"), row(2, "1.1.0", two(5, "1.2.0", "1.1.0")), row(3, "1.2.0")], "", "1.1.0"),
-        ([row(1, "9.0.0"), row(2, "1.2.0")], "", "1.0.0"),
-    ],
-)
-def test_a_rollback_ends_the_experiment_else_goes_back_before_the_last_promotion(
-    registry: Registry, rows: Sequence[Activation], buckets: str, goes_to: str
-) -> None:
-    found = rollback(facts(registry, *rows, buckets=buckets), known=VERSIONS, reason="", further=False)
-    assert change(found) == (goes_to, ())
-
-
-@pytest.mark.parametrize(
-    ("rows", "further"),
-    [
-        ([row(1, "1.1.0"), row(2, "1.0.0")], None),
-        ([row(1, "1.1.0"), row(2, "1.2.0"), row(3, "1.1.0")], "1.0.0"),
-        ([row(1, "1.1.0"), row(2, "1.1.0", two(5, "1.2.0", "1.1.0")), row(3, "1.1.0", who="guardrail")], "1.0.0"),
-    ],
-)
-def test_what_went_back_last_goes_no_further_unless_told(
-    registry: Registry, rows: Sequence[Activation], further: str | None
-) -> None:
-    known = facts(registry, *rows)
-    said = rollback(known, known=VERSIONS, reason="", further=False)
-    assert isinstance(said, str)
-    assert f"went back already, by {rows[-1].who}" in said
-    assert "--further" in said
-    if further is None:
-        with pytest.raises(CommandRefused, match="nothing to roll back"):
-            rollback(known, known=VERSIONS, reason="", further=True)
-    else:
-        assert change(rollback(known, known=VERSIONS, reason="", further=True)) == (further, ())
-
-
-def test_a_version_that_reached_the_file_can_be_taken_back_too(tmp_path: Path) -> None:
-    adopted = WORDING.replace('version: "1.0.0"', 'version: "1.1.0"', 1)
-    registry = Registry.load_quietly(write_prompts(tmp_path, adopted))
-    known = facts(registry, row(1, "1.1.0"))
-    assert known.in_force.source == "file"
-    assert change(rollback(known, known=VERSIONS, reason="worse", further=False)) == ("1.0.0", ())
-    back = facts(registry, row(1, "1.1.0"), row(2, "1.0.0", ground=AFTER_COMMIT))
-    assert isinstance(rollback(back, known=VERSIONS, reason="", further=False), str)
-    again = facts(registry, row(1, "1.1.0"), row(2, "1.2.0", ground=AFTER_COMMIT))
-    assert change(rollback(again, known=VERSIONS, reason="", further=False)) == ("1.1.0", ())
-
-
-def test_without_a_promotion_there_is_nothing_to_roll_back(registry: Registry) -> None:
-    with pytest.raises(CommandRefused, match=r"nothing to roll back.*promote verdict VERSION.*1\.0\.0, 1\.1\.0"):
-        rollback(facts(registry), known=VERSIONS, reason="", further=False)
-
-
-def test_an_experiment_of_versions_none_of_which_is_in_force_ends_with_the_one_in_force(registry: Registry) -> None:
-    known = facts(registry, buckets="verdict:1.1.0,1.2.0")
-    assert isinstance(known.in_force.experiment, Experiment)
-    assert change(rollback(known, known=VERSIONS, reason="", further=False)) == ("1.0.0", ())
-
-
-def test_a_rollback_heeds_what_was_done_on_other_ground_only_before_its_own(registry: Registry) -> None:
-    lagging = Ground("1.2.0", None, None)
-    known = facts(registry, row(1, "1.1.0"), row(2, "1.2.0", ground=lagging))
-    assert change(rollback(known, known=VERSIONS, reason="", further=False)) == ("1.0.0", ())
-    done = facts(registry, row(1, "1.1.0"), row(2, "1.0.0", who="bob"), row(3, "1.2.0", ground=lagging))
-    said = rollback(done, known=VERSIONS, reason="", further=False)
-    assert isinstance(said, str)
-    assert "went back already, by bob" in said
 
 
 ENVIRONMENT = Ground("1.0.0", None, "1.0.0@50,1.1.0@50")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from libs.shadow.report import Report, Sums, report
 from libs.trading.reasons import Kind, Reason
-from services.analytics.shadow_report import Report, Sums, report
 
 DAY0 = date(2012, 8, 30)
 ALLOWED = Sums(DAY0, "1d", "1.0.0", "", "allow", ("ALLOW",), 4, 0, 4, 0.0, 2, 0.0)

@@ -82,7 +82,7 @@ def _add_writers(command: Callable[[str, Run, str], argparse.ArgumentParser]) ->
     one.add_argument("--all", action="store_true", help="every draft at once")
     one = command("promote", promote, "give every unit a version; any experiment ends")
     _name(one, "key", "version")
-    _ask_who(one, "why; needed where no replay of the version has finished")
+    _ask_who(one, "why; needed where no replay of the version has finished or no evaluation of it has passed")
     one = command("ramp", ramp_up, "give some of the units a version, the rest stays with the one in force")
     _name(one, "key", "version")
     one.add_argument("percent", type=int, choices=STEPS, help="share of the units, in per cent")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from libs.llm.commands.evidence import REPLAYED_KEYS, FinishedReplay
+from libs.llm.commands.evidence import JUDGED_KEYS, FinishedEvaluation, FinishedReplay
 from libs.llm.commands.refusal import CommandRefused
 from libs.llm.commands.standing import arms_words, shares_of
 from libs.llm.in_force import Activation, Arms, Ground, InForce
@@ -19,13 +19,19 @@ GUARDRAIL = "guardrail"
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a key when a change is asked for. `history` holds its activations, newest first."""
+    """What is known of a key when a change is asked for. `history` holds its activations, newest first.
+
+    `rules_sha256` is of the rules as they are now, None where there are none here.
+    """
 
     key: str
     in_force: InForce
     history: Sequence[Activation] = ()
     replay: FinishedReplay | None = None
     open_replay: UUID | None = None
+    evaluation: FinishedEvaluation | None = None
+    open_evaluation: UUID | None = None
+    rules_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +46,15 @@ class Change:
 def promotion(facts: Facts, prompt: PromptVersion, *, reason: str) -> Change | str:
     """The version for every unit, any experiment ended; a sentence where that is so already.
 
-    Raises `CommandRefused` for a draft, and for a version without evidence where no reason is given.
+    Evidence is a finished replay, and an evaluation whose thresholds were met. Raises `CommandRefused` for a draft,
+    and for a version that lacks either where no reason is given.
     """
     now = facts.in_force
     _refuse_draft(prompt)
     if now.version == prompt.version and now.experiment is None:
         return f"{prompt.key} {prompt.version} is in force already and no experiment runs: nothing to do"
-    grounds = reason if now.version == prompt.version else _grounds(facts, prompt, reason=reason)
+    evidence = (_replayed(facts, prompt), _evaluated(facts, prompt))
+    grounds = reason if now.version == prompt.version else _grounds(facts, prompt, evidence, reason=reason)
     return Change(prompt.version, (), f"promoted: {grounds or 'the version in force stays, its experiment ends'}")
 
 
@@ -54,7 +62,7 @@ def ramp(facts: Facts, prompt: PromptVersion, percent: int, *, reason: str) -> C
     """`percent` of all units for the version, the rest for the one in force; a sentence where that is so already.
 
     The version in force keeps its place in the order of the arms, so a candidate that grows keeps its own units.
-    Less than it has needs no evidence. Raises `CommandRefused`.
+    More than it has needs a finished replay; less needs no evidence. Raises `CommandRefused`.
     """
     now, key = facts.in_force, prompt.key
     _refuse_draft(prompt)
@@ -72,7 +80,8 @@ def ramp(facts: Facts, prompt: PromptVersion, percent: int, *, reason: str) -> C
     if math.isclose(has, percent):
         return f"{key} {prompt.version} has {percent} % already: nothing to do"
     less = percent < has
-    grounds = (reason or f"less than its {has:g} %") if less else _grounds(facts, prompt, reason=reason)
+    evidence = (_replayed(facts, prompt),)
+    grounds = (reason or f"less than its {has:g} %") if less else _grounds(facts, prompt, evidence, reason=reason)
     return Change(now.version, arms, f"ramped to {percent} %: {grounds}")
 
 
@@ -110,28 +119,89 @@ def _refuse_draft(prompt: PromptVersion) -> None:
         )
 
 
-def _grounds(facts: Facts, prompt: PromptVersion, *, reason: str) -> str:
-    """Why the version may have units: a replay, or somebody's word for it. Raises `CommandRefused`."""
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """What one kind of trial says of a version, for the record. `lacks` is what to do where that is not enough."""
+
+    words: str
+    lacks: str = ""
+
+
+def _replayed(facts: Facts, prompt: PromptVersion) -> _Evidence:
+    if facts.replay is not None:
+        return _Evidence(str(facts.replay))
+    if facts.open_replay is not None:
+        lacks = f"replay {facts.open_replay} of {prompt.key} {prompt.version} has not finished: wait for it"
+    else:
+        lacks = (
+            f"no finished replay of {_content(prompt)} is on record: run one "
+            f"(make replay SINCE=… PROMPT={prompt.key} VERSION={prompt.version})"
+        )
+    return _Evidence("without a replay", lacks)
+
+
+def _evaluated(facts: Facts, prompt: PromptVersion) -> _Evidence:
+    found = facts.evaluation
+    command = evaluation_command(prompt)
+    words = "without an evaluation" if found is None else f"{found}{_other_rules(facts, found)}"
+    if found is not None and found.passed:
+        return _Evidence(words)
+    if facts.open_evaluation is not None:
+        lacks = (
+            f"evaluation {facts.open_evaluation} of {prompt.key} {prompt.version} has not finished: wait for it, "
+            f"resume it, or run another ({command})"
+        )
+        return _Evidence(words, lacks)
+    if found is None:
+        return _Evidence(words, f"no finished evaluation of {_content(prompt)} is on record: run one ({command})")
+    mend = "run one that does" if found.passed is None else "mend it under a new version, or run it again"
+    return _Evidence(words, f"{words}: {mend} ({command})")
+
+
+def _other_rules(facts: Facts, found: FinishedEvaluation) -> str:
+    """What is to be said where an evaluation judged by other rules than today's: the same words, another question."""
+    then, now = found.rules_sha256, facts.rules_sha256
+    if not then or then == now:
+        return ""
+    if now is None:
+        return f"; by rules {then[:12]}, and there are none here to compare with"
+    return f"; by other rules than today's ({then[:12]} then, {now[:12]} now)"
+
+
+def evaluation_command(prompt: PromptVersion) -> str:
+    """What makes the evaluation that a promotion asks for; the thresholds in it are a proposal.
+
+    60 good answers of 60, as many as the embedded model is asked for, prove no more than 0.94.
+    """
+    wanted = "answered=0.9 validity=0.9 flips=0" if prompt.key == "policy" else "answered=0.9 grounded=0.9"
+    return f'make eval-llm PROMPT={prompt.key} VERSION={prompt.version} FAIL_UNDER="{wanted}"'
+
+
+def _content(prompt: PromptVersion) -> str:
+    return f"{prompt.key} {prompt.version} ({prompt.sha256[:12]})"
+
+
+def _grounds(facts: Facts, prompt: PromptVersion, evidence: Sequence[_Evidence], *, reason: str) -> str:
+    """Why the version may have units: the evidence asked for, or somebody's word for it. Raises `CommandRefused`."""
     name = f"{prompt.key} {prompt.version}"
     taken = _taken_back(facts, prompt.version)
+    words = "; ".join(one.words for one in evidence)
     if reason:
-        return f"{reason} ({facts.replay or 'without a replay'})"
+        return f"{reason} ({words})"
     if taken is not None:
         raise CommandRefused(
             f"a guardrail took {name} back at {taken.at:%Y-%m-%d %H:%M:%S} UTC ({taken.why}): "
             'mend it under a new version, or say why it may go again with --reason "…" (make: REASON="…")'
         )
-    if facts.replay is not None:
-        return str(facts.replay)
+    lacks = "; ".join(one.lacks for one in evidence if one.lacks)
+    if not lacks:
+        return words
     otherwise = 'say why it may go without with --reason "…" (make: REASON="…")'
-    if prompt.key not in REPLAYED_KEYS:
-        raise CommandRefused(f"{name} cannot be replayed, since no decisions of {prompt.key} are stored: {otherwise}")
-    if facts.open_replay is not None:
-        raise CommandRefused(f"replay {facts.open_replay} of {name} has not finished: wait for it, or {otherwise}")
-    raise CommandRefused(
-        f"no finished replay of {name} ({prompt.sha256[:12]}) is on record: run one "
-        f"(make replay SINCE=… PROMPT={prompt.key} VERSION={prompt.version}), or {otherwise}"
-    )
+    if prompt.key not in JUDGED_KEYS:
+        raise CommandRefused(
+            f"{name} can be neither replayed nor evaluated, since no decisions of {prompt.key} are stored: {otherwise}"
+        )
+    raise CommandRefused(f"{lacks}, or {otherwise}")
 
 
 def _taken_back(facts: Facts, version: str) -> Activation | None:

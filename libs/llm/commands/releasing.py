@@ -4,8 +4,9 @@ from argparse import Namespace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from libs.llm.commands.evidence import REPLAYED_KEYS
+from libs.llm.commands.evidence import JUDGED_KEYS
 from libs.llm.commands.lint import warnings_of
+from libs.llm.commands.plans import evaluation_command
 from libs.llm.errors import PromptFileError
 from libs.llm.lock import add_release
 from libs.llm.registry import Registry
@@ -28,6 +29,7 @@ def _release_one(prompt: PromptVersion, lock: Path, registry: Registry) -> list[
         return [f"{prompt.key} {prompt.version} {prompt.sha256} stands already in {lock}"]
     lines = [f"warning: {words}" for words in warnings_of(prompt, registry)]
     lines.append(f"{prompt.key} {prompt.version} {prompt.sha256} added to {lock}")
-    if prompt.key in REPLAYED_KEYS:
+    if prompt.key in JUDGED_KEYS:
         lines.append(f"try it on stored decisions: make replay SINCE=… PROMPT={prompt.key} VERSION={prompt.version}")
+        lines.append(f"judge it by thresholds: {evaluation_command(prompt)}")
     return lines

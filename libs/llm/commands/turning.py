@@ -1,10 +1,13 @@
 """`list`, `history`, `promote`, `ramp` and `rollback`: what is in force, and how it changes."""
 
 import asyncio
+import hashlib
 import os
 from argparse import Namespace
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,7 +15,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.db.engine import DatabaseError
 from libs.db.opening import open_database
 from libs.llm.activations import activate, history, latest
-from libs.llm.commands.evidence import APPLICATION, LATELY_MIN, asked_lately, finished_replay, open_replay, strangers
+from libs.llm.commands.evidence import (
+    APPLICATION,
+    LATELY_MIN,
+    asked_lately,
+    finished_evaluation,
+    finished_replay,
+    open_evaluation,
+    open_replay,
+    strangers,
+)
 from libs.llm.commands.plans import GUARDRAIL, Change, Facts, promotion, ramp, rollback
 from libs.llm.commands.refusal import CommandRefused
 from libs.llm.commands.standing import (
@@ -31,6 +43,8 @@ from libs.llm.types import PromptVersion
 from libs.process import explain
 from libs.settings import SettingsError
 
+RULES_FILE = Path("configs/rules.yaml")
+"""The rules that policies are judged by; only their hash is of interest here."""
 REMEMBERED = 200
 """Activations of a key that are looked through."""
 OTHER_GROUND = (
@@ -166,35 +180,53 @@ def operator_of(options: Namespace) -> str:
 
 
 async def _write(files: Files, prompt: PromptVersion, plan: Plan, *, who: str, reason: str) -> list[str]:
-    key = prompt.key
     async with open_transaction() as connection:
-        facts = await _facts(connection, files, prompt)
-        before = facts.in_force
-        warnings = [*standing_lines(key, before)[1:], *_strange(key, await strangers(connection, key, before))]
-        try:
-            change = plan(facts)
-        except CommandRefused as error:
-            raise CommandRefused("\n".join([*warnings, str(error)])) from error
-        if isinstance(change, str):
-            return [*warnings, change, standing_lines(key, before)[0]]
-        if made_elsewhere(before) is not None and not reason:
-            raise CommandRefused("\n".join([*warnings, OTHER_GROUND]))
-        written = await activate(
-            connection,
-            key=key,
-            version=change.version,
-            arms=change.arms,
-            who=who,
-            why=change.why,
-            ground=before.ground,
-            expected=before.last_id,
-        )
-        if written is None:
-            raise CommandRefused(
-                f"somebody changed {key} in this very moment; nothing was done: make prompts, then again"
-            )
+        return list((await carry_out(connection, files, prompt, plan=plan, who=who, reason=reason)).lines)
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedOut:
+    """What came of a change: what rules its key from then on, whether a row was written, and all of it in words."""
+
+    in_force: InForce
+    changed: bool
+    lines: Sequence[str]
+
+
+async def carry_out(
+    connection: AsyncConnection, files: Files, prompt: PromptVersion, *, plan: Plan, who: str, reason: str
+) -> CarriedOut:
+    """Judge a change by what stands now and append it in the caller's transaction (READ COMMITTED).
+
+    It rules once that is committed. Raises `CommandRefused`, then nothing was written.
+    """
+    key = prompt.key
+    facts = await _facts(connection, files, prompt)
+    before = facts.in_force
+    warnings = [*standing_lines(key, before)[1:], *_strange(key, await strangers(connection, key, before))]
+    try:
+        change = plan(facts)
+    except CommandRefused as error:
+        raise CommandRefused("\n".join([*warnings, str(error)])) from error
+    if isinstance(change, str):
+        return CarriedOut(before, changed=False, lines=[*warnings, change, standing_lines(key, before)[0]])
+    if made_elsewhere(before) is not None and not reason:
+        raise CommandRefused("\n".join([*warnings, OTHER_GROUND]))
+    written = await activate(
+        connection,
+        key=key,
+        version=change.version,
+        arms=change.arms,
+        who=who,
+        why=change.why,
+        ground=before.ground,
+        expected=before.last_id,
+    )
+    if written is None:
+        raise CommandRefused(f"somebody changed {key} in this very moment; nothing was done: make prompts, then again")
     after = files.in_force(key, [written])
-    return [*warnings, f"before: {key}: {given_words(before)}", f"now: {standing_lines(key, after)[0]}", _reach(files)]
+    said = [f"before: {key}: {given_words(before)}", f"now: {standing_lines(key, after)[0]}", _reach(files)]
+    return CarriedOut(after, changed=True, lines=[*warnings, *said])
 
 
 def _reach(files: Files) -> str:
@@ -211,4 +243,14 @@ async def _facts(connection: AsyncConnection, files: Files, prompt: PromptVersio
         history=rows,
         replay=await finished_replay(connection, prompt),
         open_replay=await open_replay(connection, prompt),
+        evaluation=await finished_evaluation(connection, prompt),
+        open_evaluation=await open_evaluation(connection, prompt),
+        rules_sha256=await asyncio.to_thread(_rules_now),
     )
+
+
+def _rules_now() -> str | None:
+    try:
+        return hashlib.sha256(RULES_FILE.read_bytes()).hexdigest()
+    except OSError:
+        return None

@@ -76,8 +76,15 @@ class NoAnswer:
 
 
 def patient(limits: TimeLimits) -> TimeLimits:
-    """Limits of a call that waits behind everybody: an engine holds the least urgent back without a word."""
-    return replace(limits, first_token_s=max(limits.first_token_s, 120.0), total_s=max(limits.total_s, 240.0))
+    """Limits of a call that waits behind everybody: an engine holds the least urgent back without a word, also in the
+    middle of an answer.
+    """
+    return replace(
+        limits,
+        first_token_s=max(limits.first_token_s, 120.0),
+        idle_s=max(limits.idle_s, 60.0),
+        total_s=max(limits.total_s, 240.0),
+    )
 
 
 def version_problem(batch: Batch, prompts: PromptSource) -> str | None:

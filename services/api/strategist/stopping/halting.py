@@ -37,13 +37,16 @@ class OpenHalt(BaseModel):
 class HaltState(BaseModel):
     """Whether entries are halted, and why. `halted_until` is the earliest re-arm, null where nobody can say.
 
-    `halts` are the open ones; it may be empty while Postgres does not answer, which halts by itself.
+    `halts` are the open ones; it may be empty while Postgres does not answer, which halts by itself. `panic_enabled`:
+    whether the route of the panic exit is open. `latest_exit` is the exit that began last on this disk.
     """
 
     halted: bool
     reason: str | None
     halted_until: datetime | None
     halts: Sequence[OpenHalt]
+    panic_enabled: bool = False
+    latest_exit: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,21 @@ async def halt_state(panic: PanicState) -> HaltState:
     if words is None and rows is None:
         words = "the database does not answer"
     until = max((one.halted_until for one in found), default=None)
-    return HaltState(halted=words is not None, reason=words, halted_until=until, halts=found)
+    return HaltState(
+        halted=words is not None,
+        reason=words,
+        halted_until=until,
+        halts=found,
+        panic_enabled=panic.runner.enabled,
+        latest_exit=await _latest_exit(panic),
+    )
+
+
+async def _latest_exit(panic: PanicState) -> UUID | None:
+    try:
+        return await panic.runner.latest()
+    except OSError:  # who asks whether entries are halted must get that answer all the same
+        return None
 
 
 def _disk(panic: PanicState) -> _Disk:

@@ -22,7 +22,7 @@ from libs.settings import Flag, Settings
 from libs.trading.broker.client import Broker
 from libs.trading.halt import HaltFile
 from libs.trading.journal import Entry, Journal
-from libs.trading.panic.report import JOURNAL_NAME, entries_of, result_of, unfinished
+from libs.trading.panic.report import JOURNAL_NAME, entries_of, latest, result_of, unfinished
 from services.api.strategist.stopping.child import RESUME, Child
 
 LOOK_S = 0.05
@@ -140,6 +140,10 @@ class PanicRunner:
     async def entries(self, exit_id: UUID) -> list[Entry]:
         """What the journal on this disk has of an exit. Raises `OSError`."""
         return await asyncio.to_thread(entries_of, self._journal, exit_id)
+
+    async def latest(self) -> UUID | None:
+        """The exit that began last on this disk, None without one. Raises `OSError`."""
+        return await asyncio.to_thread(latest, self._journal)
 
     def _start(self, *arguments: str) -> Child:
         """Start a process. On the loop itself: it takes milliseconds, and must not queue behind anything."""

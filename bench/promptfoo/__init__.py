@@ -1,0 +1,1 @@
+"""promptfoo beside the evaluation of this project: the same cases, the same loopback model."""

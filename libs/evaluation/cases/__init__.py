@@ -1,0 +1,1 @@
+"""What is evaluated: cases, the files they come in, and their masked and hostile twins."""

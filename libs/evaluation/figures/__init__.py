@@ -1,0 +1,1 @@
+"""From rows to figures with intervals, and to thresholds that are met or missed. Pure."""

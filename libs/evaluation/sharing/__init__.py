@@ -1,0 +1,1 @@
+"""Evaluations in Postgres: their results, and their work while it is spread over workers."""

@@ -1,0 +1,244 @@
+"""The pages of prompts and evaluations: what they read and say, and changes over the real routes of the api."""
+
+import json
+import shutil
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from pydantic import SecretStr
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from libs.db.engine import DatabaseSettings, create_engine
+from libs.evaluation.running.plan import Plan, read_plan
+from libs.evaluation.sharing.register import register
+from libs.keys import ALL_SCOPES, KeyRing
+from services.analytics.console import evaluation_words, prompt_words
+from services.analytics.console.evaluation_queries import run, runs, trend
+from services.analytics.console.evaluation_report import evaluation_report
+from services.analytics.console.frame import Console
+from services.analytics.console.guard import COOKIE, SignedIn
+from services.analytics.console.house import House
+from services.analytics.console.live import Live
+from services.analytics.console.prompt_controls import Wanted, answered, change
+from services.analytics.console.prompt_queries import (
+    Standing,
+    activations_of,
+    from_files,
+    standings,
+    story_of,
+    texts_of,
+)
+from services.analytics.console.sessions import Session, Sessions
+from tests.conformance.house import ROOT
+from tests.fakes.engine import FakeEngine, Reply
+from tests.integration.api_app import running, until
+
+EVALUATIONS = ROOT / "tests" / "data" / "evaluation"
+EVIL = '<script>document.title="pwned"</script>'
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """A console before a running api, and somebody who may do everything."""
+
+    console: Console
+    session: Session
+    engine: AsyncEngine
+
+    async def policy(self) -> Standing:
+        found = (await standings(self.console, self.session)).of("policy")
+        assert found is not None
+        return found
+
+    async def pressed(self) -> Sequence[RowMapping]:
+        async with self.engine.connect() as connection:
+            return (await connection.execute(text("select * from presses order by id"))).mappings().all()
+
+
+@pytest.fixture
+async def office(
+    monkeypatch: pytest.MonkeyPatch, database_url: str, engine: AsyncEngine, tmp_path: Path
+) -> AsyncGenerator[Office, None]:
+    for name in ("llm_prompts.yaml", "llm_prompts.lock"):
+        shutil.copy(ROOT / "configs" / name, tmp_path / name)
+    prompts = {"PROMPTS_FILE": str(tmp_path / "llm_prompts.yaml")}
+    async with (
+        FakeEngine(dialect="vllm", slots=2, reply=Reply("OK")) as fake,
+        running(monkeypatch, database_url, fake.base_url, tmp_path / "state", **prompts) as stack,
+    ):
+        house = House(stack.http, api_url="http://api")
+        keys = KeyRing.load(tmp_path / "state" / "keys.json")
+        console = Console(engine, house, Sessions(keys), Live(engine, house))
+        session = Session("ann", SecretStr(stack.token), frozenset(ALL_SCOPES), begun=0, seen=0)
+        yield Office(console, session, engine)
+
+
+async def test_what_is_pressed_is_done_told_and_kept(office: Office) -> None:
+    assert (await office.policy()).by == "the file"
+    refused = await change(office.console, office.session, Wanted("promote", "policy", version="1.1.0"))
+    assert answered(refused).startswith("Nothing was done: no finished replay of policy 1.1.0")
+    ramp = Wanted("ramp", "policy", version="1.1.0", percent=10, reason="a first look")
+    assert "now: policy: 1.0.0 in force, experiment per ticker and day" in answered(
+        await change(office.console, office.session, ramp)
+    )
+    await change(office.console, office.session, ramp)
+    on_trial = await until(office.policy, lambda found: bool(found.phase))
+    assert on_trial.arms == "1.0.0 90 %, 1.1.0 10 %"
+    assert on_trial.by == "ann: ramped to 10 %: a first look (without a replay)"
+    assert replace(on_trial, warnings=()) == (await from_files(office.engine)).of("policy"), "Postgres knows the same"
+    await change(office.console, office.session, Wanted("rollback", "policy", reason="enough"))
+    back = await until(office.policy, lambda found: not found.phase)
+    assert (back.active, back.arms) == ("1.0.0", "")
+    rows = list(prompt_words.history_rows(await activations_of(office.console, "policy")))
+    assert [(row[1], row[2]) for row in rows] == [("1.0.0 alone", "ann"), ("1.0.0 90 %, 1.1.0 10 %", "ann")]
+
+    pressed = await office.pressed()
+    assert [(row["action"], row["subject"], row["reason"], row["key_name"]) for row in pressed] == [
+        ("promote", "policy 1.1.0", "", "ann"),
+        ("ramp", "policy 1.1.0 to 10 %", "a first look", "ann"),
+        ("ramp", "policy 1.1.0 to 10 %", "a first look", "ann"),
+        ("rollback", "policy", "enough", "ann"),
+    ]
+    assert pressed[0]["outcome"].startswith("409 no finished replay")
+    assert [row["outcome"] for row in pressed[1:]] == ["200 done", "200 nothing to do", "200 done"]
+
+
+async def test_without_the_api_files_and_postgres_are_shown(office: Office) -> None:
+    async with httpx.AsyncClient() as client:
+        console = replace(office.console, house=House(client, api_url="http://127.0.0.1:9"))
+        found = await standings(console, office.session)
+        told = await change(console, office.session, Wanted("rollback", "policy", reason="it stutters"))
+    assert "does not answer" in found.problem
+    assert found.keys == (await from_files(office.engine)).keys
+    assert found.of("policy") is not None
+    assert answered(told).startswith("It is not known whether this was done")
+    assert [row["outcome"][:2] for row in await office.pressed()] == ["0 "]
+
+
+async def test_without_postgres_nothing_is_called_certain(office: Office) -> None:
+    nowhere = create_engine(
+        DatabaseSettings(database_url=SecretStr("postgresql://x@127.0.0.1:9/x")), application="test"
+    )
+    found = await from_files(nowhere)
+    await nowhere.dispose()
+    policy = found.of("policy")
+    assert policy is not None
+    assert found.problem.endswith("so another version may be in force by now.")
+    story = await story_of(office.console, office.session, policy)
+    assert (policy.certain, story.problem) == (False, "It is not known whether an experiment runs.")
+
+
+async def test_who_lacks_the_scope_sees_what_rules_and_changes_nothing(office: Office) -> None:
+    reader = replace(office.session, scopes=frozenset({"read"}))
+    found = await standings(office.console, reader)
+    assert found.problem == ""
+    assert [one.active for one in found.keys] == [one.active for one in (await from_files(office.engine)).keys]
+
+
+async def test_the_report_of_the_jobs_is_shown_for_its_own_phase(office: Office) -> None:
+    nothing = await story_of(office.console, office.session, await office.policy())
+    assert (nothing.report, nothing.problem) == (None, "No experiment of policy runs.")
+    ramp = Wanted("ramp", "policy", version="1.1.0", percent=10, reason="a first look")
+    await change(office.console, office.session, ramp)
+    standing = await until(office.policy, lambda found: bool(found.phase))
+    asked = await story_of(office.console, office.session, standing)
+    assert asked.made_at is None
+    report = asked.report
+    assert report is not None
+    assert [row[:2] for row in prompt_words.arm_rows(report)] == [("1.0.0 (control)", "90"), ("1.1.0", "10")]
+    assert {row[-1] for row in prompt_words.metric_rows(report)} == {"control", "not enough data"}
+    assert [tone for tone, _ in prompt_words.ratio_lines(report)] == ["muted", "muted"]
+    assert len(list(prompt_words.guardrail_rows(report))) == len(report["guardrails"])
+
+    keep = text("insert into reports (name, content, took_ms) values ('experiment:policy', cast(:content as jsonb), 1)")
+    async with office.engine.begin() as connection:
+        await connection.execute(keep, {"content": json.dumps({**report, "sentence": "made by a job"})})
+    story = await story_of(office.console, office.session, standing)
+    assert story.report is not None
+    assert (story.report["sentence"], story.made_at is None) == ("made by a job", False)
+    later = await story_of(office.console, office.session, replace(standing, phase="activation-9"))
+    assert later.made_at is None, "a report on another phase says nothing of this one"
+
+
+def test_an_alarm_and_figures_are_in_words() -> None:
+    ratios = {"assigned": {"p_value": 0.00012, "alarm": True}, "settled": {"p_value": 0.4, "alarm": False}}
+    (bad, alarm), (good, _) = prompt_words.ratio_lines({"sample_ratio": ratios})
+    assert (bad, good) == ("bad", "good")
+    assert "chance is no explanation (p = 0.00012). No figure below can be trusted." in alarm
+    assert prompt_words.number(0.0123, "rate", signed=True) == "+1.23 points"
+    assert prompt_words.interval({"low": 10.0, "high": 12.5}, "milliseconds") == "10 to 12.5 ms"
+    assert prompt_words.interval({"low": None, "high": 1.0}, "rate") == ""
+
+
+async def test_texts_and_their_difference(office: Office) -> None:
+    found = await texts_of("policy", "1.0.0", "1.1.0")
+    assert (found.old.version, found.new.version) == ("1.0.0", "1.1.0")
+    tones = {tone for tone, _ in prompt_words.marked(found.lines)}
+    assert tones == {"good", "bad", "muted", "plain"}
+
+
+async def registered(engine: AsyncEngine, folder: str, *, html: str, **changes: Any) -> Plan:
+    """As if an evaluation had been registered."""
+    summary = json.loads((EVALUATIONS / folder / "summary.json").read_text())
+    plan = replace(read_plan(EVALUATIONS / folder / "plan.json"), **changes)
+    async with engine.begin() as connection:
+        await register(connection, plan=plan, summary=summary, report_html=html, asked_by="ann")
+    return plan
+
+
+async def test_runs_their_trend_and_two_side_by_side(engine: AsyncEngine) -> None:
+    stamp = {"model": {"name": "Lexi", "dialect": "vllm", "server": {"version": "0.19.0"}}}
+    first = await registered(engine, "versions", html="<p>", evaluation_id=UUID(int=1), name="first", stamp=stamp)
+    await registered(engine, "versions", html="<p>", evaluation_id=UUID(int=2), name=EVIL)
+    async with engine.connect() as connection:
+        found = await runs(connection)
+        points = await trend(connection)
+        pair = [await run(connection, each.id) for each in reversed(found)]
+        assert await run(connection, UUID(int=3)) is None
+        assert await runs(connection, before=found[-1].created_at) == []
+    assert [each.name for each in found] == [EVIL, "first"]
+    assert (found[1].model, found[1].cases, found[1].has_report) == ("Lexi vllm 0.19.0", first.cases, True)
+    assert [one.version for one in found[1].prompts] == [one.version for one in first.versions]
+    assert evaluation_words.verdict(found[1]) == evaluation_words.VERDICTS[found[1].passed]
+
+    own, other = (each for each in pair if each is not None)
+    assert own.summary is not None
+    validity = [one["figures"]["validity"]["value"] for one in own.summary["versions"]]
+    assert [point.value for point in points] == validity * 2
+    changes = [row[-1] for row in evaluation_words.trend_rows(points)]
+    assert changes == ["+0.00 points"] * len(validity) + [""] * len(validity)
+    table = {row[0]: row[1:] for row in evaluation_words.side_by_side([own, other])}
+    assert len(table["validity"]) == 2 * len(validity)
+    assert str(table["validity"][0]).startswith(f"{100 * validity[0]:.4g} %\n(")
+    assert evaluation_words.same_ground(own, other) == ["They asked different models: Lexi vllm 0.19.0 and unknown."]
+
+
+async def test_the_report_is_behind_the_door_and_in_a_sandbox(office: Office) -> None:
+    html = f"<!doctype html><h1>Evaluation</h1>{EVIL}"
+    plan = await registered(office.engine, "versions", html=html, evaluation_id=UUID(int=1))
+    app = FastAPI()
+    app.include_router(evaluation_report(office.console))
+    app.add_middleware(SignedIn, sessions=office.console.sessions)
+    place = f"/evaluations/{plan.evaluation_id}/report"
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://console") as client:
+        outside = await client.get(place)
+        assert (outside.status_code, outside.headers["location"]) == (303, f"/sign-in?next={place}")
+        signed_in = office.console.sessions.sign_in(office.session.token.get_secret_value())
+        assert signed_in is not None
+        client.cookies.set(COOKIE, signed_in[0])
+        answers = [await client.get(place, headers={"Accept-Encoding": way}) for way in ("gzip", "identity")]
+        assert [answer.headers.get("content-encoding") for answer in answers] == ["gzip", None]
+        for answer in answers:
+            assert (answer.status_code, answer.text) == (200, html)
+            policy = answer.headers["content-security-policy"].split("; ")
+            assert {"sandbox", "default-src 'none'", "frame-ancestors 'none'"} <= set(policy)
+            assert answer.headers["content-disposition"] == "inline"
+        assert (await client.get(f"/evaluations/{UUID(int=9)}/report")).status_code == 404
+        assert (await client.get("/evaluations/nothing/report")).status_code == 422
