@@ -14,6 +14,7 @@ from libs.probes import Check, Checks, database_checks
 from libs.service_settings import ListenSettings
 from libs.settings import load
 from services.analytics import recent, shadow
+from services.analytics.console.mount import open_console
 from services.analytics.recent import AnalyticsState
 from services.analytics.settings import AnalyticsSettings
 from services.analytics.summary import Summaries
@@ -43,7 +44,9 @@ async def open_app(listen: ListenSettings) -> AsyncGenerator[FastAPI, None]:
         def checks() -> dict[str, Check]:
             return model.checks({**database_checks(engine), "keys": keys.check})
 
+        app = create_app(state, keys=keys, checks=checks)
         try:
-            yield create_app(state, keys=keys, checks=checks)
+            async with open_console(app, engine, keys):
+                yield app
         finally:
             await summaries.close()

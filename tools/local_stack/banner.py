@@ -31,7 +31,7 @@ Lexi Gateway is up after {took_s:.0f} s.
 
   model      {model}
   api        {api}        (OpenAI clients: /v1; /health, /ready, /metrics)
-  analytics  {analytics}
+  console    {analytics}/        (sign in with the operator key below; /analytics is here too)
   forecast   http://127.0.0.1:{settings.forecast_metrics_port}/ready
   jobs       http://127.0.0.1:{settings.jobs_metrics_port}/ready
   broker     {broker(settings)}

@@ -127,6 +127,6 @@ def environment_of(program: Program, env: Mapping[str, str], *, settings: StackS
     """The environment of one child: what all have, and what it alone is told."""
     if program.name == "paper":
         return {**env, "API_HOST": LOOPBACK}
-    if program.name == STRATEGY:
+    if program.name in {STRATEGY, "analytics"}:
         return {**env, "API_URL": f"http://{LOOPBACK}:{settings.api_port}"}
     return env

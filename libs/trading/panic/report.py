@@ -188,6 +188,12 @@ def unfinished(journal: Journal, *, of: Whose | None = None) -> UUID | None:
     return named if is_new else None
 
 
+def latest(journal: Journal) -> UUID | None:
+    """The exit that began last, ended or not; None without one. Raises `OSError`."""
+    begins = [entry for entry in journal.entries() if entry.action == "begun" and not entry.result.get("dry_run")]
+    return begins[-1].subject if begins else None
+
+
 def elsewhere(journal: Journal, *, of: Whose | None) -> dict[UUID, Whose]:
     """The unfinished exits that are known to be of another broker. Raises `OSError`."""
     found = _open_exits(journal.entries())

@@ -1,0 +1,69 @@
+"""The console on the app of the analytics: its door, its forms, and the live pages beside the routes that are there."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import structlog
+from fastapi import FastAPI
+from nicegui import app as live_pages
+from nicegui import ui
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.staticfiles import StaticFiles
+
+from libs.keys import KeyRing
+from libs.settings import load
+from services.analytics.console.frame import Console
+from services.analytics.console.guard import ASSETS, SignedIn
+from services.analytics.console.house import House, HouseSettings
+from services.analytics.console.live import Live
+from services.analytics.console.pages import calls, decision, evaluations, forecasts, gate, now, prompts
+from services.analytics.console.panic import panic
+from services.analytics.console.sessions import Sessions
+from services.analytics.console.signing_in import signing_in
+
+RECONNECT_S = 10.0
+"""How long a page that lost its websocket may come back to what it showed."""
+
+log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def open_console(app: FastAPI, engine: AsyncEngine, keys: KeyRing) -> AsyncGenerator[None, None]:
+    """The console on `app`, with a road to the api, until the end of the block. Raises `SettingsError`."""
+    async with httpx.AsyncClient() as client:
+        house = House(client, api_url=load(HouseSettings).api_url)
+        console = Console(engine=engine, house=house, sessions=Sessions(keys), live=Live(engine, house))
+        async with mounted(app, console):
+            yield
+
+
+@asynccontextmanager
+async def mounted(app: FastAPI, console: Console) -> AsyncGenerator[None, None]:
+    """Serve the console from `app` until the end of the block. Once in a process: the live pages are its own.
+
+    Our server sends no lifespan events, so the library's start and end are played here.
+    """
+    app.include_router(signing_in(console.sessions))
+    app.include_router(panic(console))
+    for page in (now, calls, gate, forecasts, decision, prompts, evaluations):
+        page.add(console)
+    app.mount(ASSETS, StaticFiles(directory=Path(__file__).with_name("assets")), name="console-assets")
+    ui.add_head_html(f'<link rel="stylesheet" href="{ASSETS}/console.css">', shared=True)
+    ui.run_with(  # pyright: ignore[reportUnknownMemberType] - its types are not whole
+        app, title="Lexi", dark=None, language="en-US", show_welcome_message=False, reconnect_timeout=RECONNECT_S
+    )
+    app.add_middleware(SignedIn, sessions=console.sessions)
+    live_pages.on_exception(_tell_failure)  # pyright: ignore[reportUnknownMemberType] - as above
+    async with app.router.lifespan_context(app):
+        await console.live.start()
+        try:
+            yield
+        finally:
+            await console.live.close()
+
+
+def _tell_failure(error: Exception) -> None:
+    """Log a page's failure without its words, which may quote a prompt."""
+    log.error("console_page_failed", error=type(error).__name__)

@@ -1,0 +1,1 @@
+"""The live pages. Each module has `add(console)`, which registers its page."""
