@@ -295,3 +295,12 @@ async def test_the_pages_show_what_is_stored_and_nothing_of_it_is_html(
     with database_away(postgres, database_url):
         assert "The forecasts cannot be read now" in await read(http, "/forecasts")
         assert "The decision cannot be read now" in await read(http, decision_page(forecast_id, AS_OF))
+
+
+async def test_a_second_console_in_a_process_stands_like_the_first(stack: Stack) -> None:
+    for _ in range(2):
+        async with open_app(load(ListenSettings)) as app:
+            transport = httpx.ASGITransport(Edge(app, max_body_bytes=65536))
+            async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
+                await client.post("/sign-in", data={"key": stack.token})
+                assert "No forecast yet" in await read(client, "/forecasts")

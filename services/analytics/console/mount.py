@@ -41,7 +41,7 @@ async def open_console(app: FastAPI, engine: AsyncEngine, keys: KeyRing) -> Asyn
 
 @asynccontextmanager
 async def mounted(app: FastAPI, console: Console) -> AsyncGenerator[None, None]:
-    """Serve the console from `app` until the end of the block. Once in a process: the live pages are its own.
+    """Serve the console from `app` until the end of the block. One at a time: the live pages belong to the process.
 
     Our server sends no lifespan events, so the library's start and end are played here.
     """
@@ -62,6 +62,9 @@ async def mounted(app: FastAPI, console: Console) -> AsyncGenerator[None, None]:
             yield
         finally:
             await console.live.close()
+            # What the first request built would refuse the middlewares of the next console in this process.
+            live_pages.middleware_stack = None
+            live_pages.user_middleware.clear()
 
 
 def _tell_failure(error: Exception) -> None:
