@@ -18,9 +18,15 @@ from libs.keys import KeyRing, create_key, parse_scopes
 from libs.service_settings import ListenSettings
 from libs.settings import load
 from services.analytics.app import open_app
-from services.analytics.console.decision_words import RULES, status_words, word_of
-from services.analytics.console.forecast_chart import MARKS, SIGNS, marked, meant_for, milliseconds, options
-from services.analytics.console.forecast_queries import (
+from services.analytics.console.door.sessions import Session, Sessions
+from services.analytics.console.house import House
+from services.analytics.console.layout.frame import Console
+from services.analytics.console.live import Live
+from services.analytics.console.pages.decision.replaying import changes, replay, summary
+from services.analytics.console.pages.decision.words import RULES, status_words, word_of
+from services.analytics.console.pages.forecasts.chart import MARKS, SIGNS, marked, meant_for, milliseconds, options
+from services.analytics.console.pages.forecasts.page import chosen, decision_page
+from services.analytics.console.pages.forecasts.queries import (
     Row,
     Series,
     forecast,
@@ -29,12 +35,6 @@ from services.analytics.console.forecast_queries import (
     series_of_newest_feed,
     verdicts_on,
 )
-from services.analytics.console.frame import Console
-from services.analytics.console.house import House
-from services.analytics.console.live import Live
-from services.analytics.console.pages.forecasts import chosen, decision_page
-from services.analytics.console.replaying import changes, replay, summary
-from services.analytics.console.sessions import Session, Sessions
 from tests.fakes.engine import FakeEngine
 from tests.integration.api_app import Stack, database_away, running
 from tests.integration.replay_cases import ALLOW, DENY, call_of, change, judged, replies, rows

@@ -13,14 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from libs.keys import KeyRing, Scope
 from libs.shadow import shadow_of
 from libs.switches import LONGEST_MINUTES, Standing, Switch, standing
-from services.analytics.console import gate_queries
-from services.analytics.console.controls import KILL, POLICY, SWITCHES, amiss, turn, who
-from services.analytics.console.frame import Console, Visitor
-from services.analytics.console.gate_words import by_reason, by_version, fates
+from services.analytics.console.door.sessions import Session, Sessions
 from services.analytics.console.house import House
+from services.analytics.console.layout.frame import Console, Visitor
 from services.analytics.console.live import Live
-from services.analytics.console.pages import gate
-from services.analytics.console.sessions import Session, Sessions
+from services.analytics.console.pages.gate import page as gate
+from services.analytics.console.pages.gate import queries as gate_queries
+from services.analytics.console.pages.gate.switches import KILL, POLICY, SWITCHES, amiss, turn, who
+from services.analytics.console.pages.gate.words import by_reason, by_version, fates
+from services.analytics.console.reports import made
 from services.api.strategist import switches
 from services.jobs.reports import REPORTS, make_reports
 from tests.integration.strategist_app import Desk, desk_of
@@ -164,12 +165,12 @@ async def test_both_are_read_by_index_however_long_the_history_is(engine: AsyncE
 
 async def test_the_report_is_read_as_it_was_made(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
-        assert await gate_queries.made(connection, "shadow") is None
+        assert await made(connection, "shadow") is None
     await make_reports(engine, REPORTS)
     async with engine.begin() as connection:
-        new = await gate_queries.made(connection, "shadow")
+        new = await made(connection, "shadow")
         await connection.execute(text("update reports set made_at = made_at - interval '1 hour'"))
-        old = await gate_queries.made(connection, "shadow")
+        old = await made(connection, "shadow")
     assert new is not None
     assert old is not None
     assert (new.late, old.late) == (False, True)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from libs.switches import turn
 from services.analytics.console.house import House
 from services.analytics.console.live import Live
-from services.analytics.console.now_queries import read_moment
+from services.analytics.console.pages.now.queries import read_moment
 
 HEALTHY = {"ok": True, "cached": False, "model": "Lexi", "latency_ms": 12.0, "checked_at": "2026-01-01T00:00:00Z"}
 

@@ -19,15 +19,17 @@ from libs.db.engine import DatabaseSettings, create_engine
 from libs.evaluation.running.plan import Plan, read_plan
 from libs.evaluation.sharing.register import register
 from libs.keys import ALL_SCOPES, KeyRing
-from services.analytics.console import evaluation_words, prompt_words
-from services.analytics.console.evaluation_queries import run, runs, trend
-from services.analytics.console.evaluation_report import evaluation_report
-from services.analytics.console.frame import Console
-from services.analytics.console.guard import COOKIE, SignedIn
+from services.analytics.console.door.guard import COOKIE, SignedIn
+from services.analytics.console.door.sessions import Session, Sessions
 from services.analytics.console.house import House
+from services.analytics.console.layout.frame import Console
 from services.analytics.console.live import Live
-from services.analytics.console.prompt_controls import Wanted, answered, change
-from services.analytics.console.prompt_queries import (
+from services.analytics.console.pages.evaluations import words as evaluation_words
+from services.analytics.console.pages.evaluations.queries import run, runs, trend
+from services.analytics.console.pages.evaluations.report import evaluation_report
+from services.analytics.console.pages.prompts import words as prompt_words
+from services.analytics.console.pages.prompts.changes import Wanted, answered, change
+from services.analytics.console.pages.prompts.queries import (
     Standing,
     activations_of,
     from_files,
@@ -35,7 +37,6 @@ from services.analytics.console.prompt_queries import (
     story_of,
     texts_of,
 )
-from services.analytics.console.sessions import Session, Sessions
 from tests.conformance.house import ROOT
 from tests.fakes.engine import FakeEngine, Reply
 from tests.integration.api_app import running, until

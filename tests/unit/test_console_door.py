@@ -14,9 +14,9 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from libs.keys import KeyRing, digest
-from services.analytics.console.guard import COOKIE, SIGN_IN, SignedIn, place_after
-from services.analytics.console.sessions import IDLE_S, LONGEST_S, MOST_SESSIONS, Sessions
-from services.analytics.console.signing_in import signing_in
+from services.analytics.console.door.guard import COOKIE, SIGN_IN, SignedIn, place_after
+from services.analytics.console.door.sessions import IDLE_S, LONGEST_S, MOST_SESSIONS, Sessions
+from services.analytics.console.door.signing_in import signing_in
 
 ANN, BOB, TRADER = "lexi_ann", "lexi_bob", "lexi_trader"
 

@@ -9,7 +9,7 @@ import httpx
 from pydantic import Field, field_validator
 
 from libs.settings import Settings
-from services.analytics.console.sessions import Session
+from services.analytics.console.door.sessions import Session
 
 LIMIT_S = 10.0
 

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.analytics.console.house import House
-from services.analytics.console.now_queries import Moment, State, read_moment
+from services.analytics.console.pages.now.queries import Moment, State, read_moment
 
 LOOK_S = 0.5
 AWAY_S = 5.0

@@ -14,14 +14,20 @@ from starlette.staticfiles import StaticFiles
 
 from libs.keys import KeyRing
 from libs.settings import load
-from services.analytics.console.frame import Console
-from services.analytics.console.guard import ASSETS, SignedIn
+from services.analytics.console.door.guard import ASSETS, SignedIn
+from services.analytics.console.door.sessions import Sessions
+from services.analytics.console.door.signing_in import signing_in
 from services.analytics.console.house import House, HouseSettings
+from services.analytics.console.layout.frame import Console
 from services.analytics.console.live import Live
-from services.analytics.console.pages import calls, decision, evaluations, forecasts, gate, now, prompts
-from services.analytics.console.panic import panic
-from services.analytics.console.sessions import Sessions
-from services.analytics.console.signing_in import signing_in
+from services.analytics.console.pages.calls import page as calls
+from services.analytics.console.pages.decision import page as decision
+from services.analytics.console.pages.evaluations import page as evaluations
+from services.analytics.console.pages.forecasts import page as forecasts
+from services.analytics.console.pages.gate import page as gate
+from services.analytics.console.pages.now import page as now
+from services.analytics.console.pages.panic.page import panic
+from services.analytics.console.pages.prompts import page as prompts
 
 RECONNECT_S = 10.0
 """How long a page that lost its websocket may come back to what it showed."""

@@ -4,8 +4,8 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.analytics.console.door.sessions import Session
 from services.analytics.console.house import Told
-from services.analytics.console.sessions import Session
 
 LONGEST = 500
 

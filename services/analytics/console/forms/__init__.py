@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from services.analytics.console.sessions import Session
+from services.analytics.console.door.sessions import Session
 
 NAVIGATION: Final = (
     ("Now", "/"),

@@ -8,13 +8,12 @@ from nicegui import app as live_pages
 from nicegui import ui
 from starlette.requests import Request
 
-from services.analytics.console import evaluation_words as words
-from services.analytics.console.evaluation_queries import PAGE, Point, Run, run, runs, trend
-from services.analytics.console.evaluation_report import evaluation_report
-from services.analytics.console.frame import Console, page_frame, visitor_of
-from services.analytics.console.pages.calls import uuid_of
-from services.analytics.console.pages.decision import moment_of
-from services.analytics.console.parts import Link, address, facts, heading, note, table
+from services.analytics.console.layout.addresses import address, moment_of, uuid_of
+from services.analytics.console.layout.frame import Console, page_frame, visitor_of
+from services.analytics.console.layout.parts import Link, facts, heading, note, table
+from services.analytics.console.pages.evaluations import words
+from services.analytics.console.pages.evaluations.queries import PAGE, Point, Run, run, runs, trend
+from services.analytics.console.pages.evaluations.report import evaluation_report
 
 PATH = "/evaluations"
 RUNS = ("when", "run", "result", "versions", "cases", "model", "asked by", "report")

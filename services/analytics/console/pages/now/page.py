@@ -7,12 +7,12 @@ from typing import Any
 from nicegui import ui
 from starlette.requests import Request
 
-from services.analytics.console.frame import Console, Visitor, keep_fresh, page_frame, visitor_of
-from services.analytics.console.gate_queries import Made, made
+from services.analytics.console.layout.frame import Console, Visitor, keep_fresh, page_frame, visitor_of
+from services.analytics.console.layout.parts import Part, heading, note, table
 from services.analytics.console.live import Line
-from services.analytics.console.now_queries import MOST_FORECASTS
-from services.analytics.console.pages.forecasts import decision_page
-from services.analytics.console.parts import Part, heading, note, table
+from services.analytics.console.pages.forecasts.page import decision_page
+from services.analytics.console.pages.now.queries import MOST_FORECASTS
+from services.analytics.console.reports import Made, made
 
 ORDER = ("api", "model", "database", "broker", "feed", "gate", "halt")
 MARKS = {

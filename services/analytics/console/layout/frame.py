@@ -9,11 +9,11 @@ from nicegui import ui
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 
+from services.analytics.console.door.guard import SIGN_IN
+from services.analytics.console.door.sessions import Session, Sessions
 from services.analytics.console.forms import NAVIGATION, session_of
-from services.analytics.console.guard import SIGN_IN
 from services.analytics.console.house import House
 from services.analytics.console.live import Live
-from services.analytics.console.sessions import Session, Sessions
 
 log = structlog.get_logger(__name__)
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from services.analytics.console.decision_words import Word, word_of
-from services.analytics.console.forecast_queries import Row
-from services.analytics.console.parts import shown
+from services.analytics.console.layout.parts import shown
+from services.analytics.console.pages.decision.words import Word, word_of
+from services.analytics.console.pages.forecasts.queries import Row
 
 SHOWN_AT_FIRST: Final = 60
 """How many of the newest points are in view before anybody moves the slider."""

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from libs.probes import PATHS
-from services.analytics.console.sessions import Sessions
+from services.analytics.console.door.sessions import Sessions
 
 COOKIE = "lexi_console"
 SIGN_IN = "/sign-in"

@@ -9,8 +9,11 @@ from nicegui import ui
 from nicegui.events import EChartPointClickEventArguments
 from starlette.requests import Request
 
-from services.analytics.console.forecast_chart import SIGNS, marked, meant_for, options, word_of_row
-from services.analytics.console.forecast_queries import (
+from services.analytics.console.layout.addresses import address
+from services.analytics.console.layout.frame import Console, keep_fresh, page_frame, visitor_of
+from services.analytics.console.layout.parts import Link, heading, note, table
+from services.analytics.console.pages.forecasts.chart import SIGNS, marked, meant_for, options, word_of_row
+from services.analytics.console.pages.forecasts.queries import (
     MOST_POINTS,
     Row,
     Series,
@@ -18,8 +21,6 @@ from services.analytics.console.forecast_queries import (
     points,
     series_of_newest_feed,
 )
-from services.analytics.console.frame import Console, keep_fresh, page_frame, visitor_of
-from services.analytics.console.parts import Link, address, heading, note, table
 
 PATH = "/forecasts"
 EVERY_S = 5.0

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from services.analytics.console.evaluation_queries import Judged, Point, Run
+from services.analytics.console.pages.evaluations.queries import Judged, Point, Run
 
 THRESHOLDS = ("of", "threshold", "verdict", "in words")
 TREND = ("when", "run", "version", "validity", "95 % interval", "n", "against its run before")

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import PlainTextResponse, Response
 
-from services.analytics.console.evaluation_queries import report
-from services.analytics.console.frame import Console
+from services.analytics.console.layout.frame import Console
+from services.analytics.console.pages.evaluations.queries import report
 
 POLICY: Final = (
     "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "

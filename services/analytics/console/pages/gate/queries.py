@@ -1,9 +1,7 @@
-"""What the gate said lately, and the reports that services.jobs made. Each statement is bounded or reads one row."""
+"""What the gate said lately. Each statement is bounded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,8 +9,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 HOURS = 6
 MOST_COUNTED = 10_000
 MOST_SHOWN = 50
-LATE_S = 300.0
-"""Reports are made every minute; one so old says that nobody makes them."""
 
 # Read backwards from the newest by gate_verdicts_at, so that neither a long history nor a wild hour is read whole. The
 # row without a reason is the total.
@@ -37,12 +33,6 @@ NEWEST = text(
     select seq, at, ticker, side, qty, ref_price, reduce_only, first, verdict, would_have, mode, reasons, strategy,
       key_name, client_order_id, forecast_id, as_of
     from gate_verdicts order by seq desc limit :most
-    """
-)
-REPORT = text(
-    """
-    select content, made_at, extract(epoch from clock_timestamp() - made_at)::float8 as age_s, took_ms
-    from reports where name = :name
     """
 )
 
@@ -70,16 +60,6 @@ class Lately:
         return self.total.verdicts >= MOST_COUNTED
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A report as it was made; `late` where a newer one should be there by now."""
-
-    content: Any
-    made_at: datetime
-    took_ms: float
-    late: bool
-
-
 async def lately(connection: AsyncConnection) -> Lately:
     """The verdicts of the last hours by reason, the most frequent first."""
     found = await connection.execute(LATELY, {"hours": HOURS, "most": MOST_COUNTED})
@@ -90,9 +70,3 @@ async def lately(connection: AsyncConnection) -> Lately:
 async def newest(connection: AsyncConnection) -> Sequence[RowMapping]:
     """The newest verdicts, newest first."""
     return (await connection.execute(NEWEST, {"most": MOST_SHOWN})).mappings().all()
-
-
-async def made(connection: AsyncConnection, name: str) -> Made | None:
-    """The newest report of a name, None before the first."""
-    row = (await connection.execute(REPORT, {"name": name})).mappings().first()
-    return None if row is None else Made(row["content"], row["made_at"], row["took_ms"], row["age_s"] > LATE_S)

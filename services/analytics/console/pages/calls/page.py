@@ -9,8 +9,9 @@ from sqlalchemy import RowMapping
 from starlette.requests import Request
 
 from libs.llm.call_pages import CallFilter, call, calls
-from services.analytics.console.frame import Console, page_frame, visitor_of
-from services.analytics.console.parts import Link, address, code, facts, heading, note, pretty, table
+from services.analytics.console.layout.addresses import address, uuid_of
+from services.analytics.console.layout.frame import Console, page_frame, visitor_of
+from services.analytics.console.layout.parts import Link, code, facts, heading, note, pretty, table
 
 PAGE = 50
 PATH = "/calls"
@@ -127,11 +128,3 @@ def _call(row: RowMapping) -> None:
     code(row["reply"], name="reply")
     heading("Sampling and inputs")
     code(pretty({"sampling": row["sampling"], "inputs": row["inputs"]}), name="sampling and inputs")
-
-
-def uuid_of(text: str) -> UUID | None:
-    """The id that a text is, or None."""
-    try:
-        return UUID(text)
-    except ValueError:
-        return None

@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
+from services.analytics.console.door.guard import COOKIE, SIGN_IN, place_after
+from services.analytics.console.door.sessions import LONGEST_S, Sessions
 from services.analytics.console.forms import form_page, session_of
-from services.analytics.console.guard import COOKIE, SIGN_IN, place_after
-from services.analytics.console.sessions import LONGEST_S, Sessions
 
 WRONG = "This key is not known here, or it lacks the scope read."
 

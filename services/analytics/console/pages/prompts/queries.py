@@ -20,9 +20,9 @@ from libs.llm.registry import Registry
 from libs.llm.settings import LLMSettings
 from libs.llm.types import PromptVersion
 from libs.settings import load
-from services.analytics.console.frame import Console
-from services.analytics.console.gate_queries import Made, made
-from services.analytics.console.sessions import Session
+from services.analytics.console.door.sessions import Session
+from services.analytics.console.layout.frame import Console
+from services.analytics.console.reports import Made, made
 
 MOST_HISTORY = 50
 PROMPTS = "/llm/admin/prompts"

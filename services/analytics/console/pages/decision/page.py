@@ -11,14 +11,14 @@ from starlette.requests import Request
 
 from libs.judgement.record import VERSION
 from libs.llm.call_pages import call
-from services.analytics.console import decision_words as words
-from services.analytics.console.forecast_queries import MOST_VERDICTS_READ, Row, forecast, verdicts_on
-from services.analytics.console.frame import Console, Visitor, page_frame, visitor_of
-from services.analytics.console.pages.calls import PATH as CALLS
-from services.analytics.console.pages.calls import uuid_of
-from services.analytics.console.pages.forecasts import PATH
-from services.analytics.console.parts import address, code, facts, heading, note, pretty, shown, table
-from services.analytics.console.replaying import NO_ADMIN, Replaying
+from services.analytics.console.layout.addresses import address, moment_of, uuid_of
+from services.analytics.console.layout.frame import Console, Visitor, page_frame, visitor_of
+from services.analytics.console.layout.parts import code, facts, heading, note, pretty, shown, table
+from services.analytics.console.pages.calls.page import PATH as CALLS
+from services.analytics.console.pages.decision import words
+from services.analytics.console.pages.decision.replaying import NO_ADMIN, Replaying
+from services.analytics.console.pages.forecasts.page import PATH
+from services.analytics.console.pages.forecasts.queries import MOST_VERDICTS_READ, Row, forecast, verdicts_on
 
 TONES: Mapping[words.Word, str] = {
     "allow": "good",
@@ -59,15 +59,6 @@ def add(console: Console) -> None:
             heading("Replay")
             for key in ASKED:
                 Replaying(console, visitor, key=key, block=record[key]).shown()
-
-
-def moment_of(text: str) -> datetime | None:
-    """The moment that a link names, or None."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return None if moment.tzinfo is None else moment
 
 
 Found = tuple[Row, Sequence[Row], Mapping[str, RowMapping | None]]

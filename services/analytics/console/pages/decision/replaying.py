@@ -6,13 +6,13 @@ from uuid import UUID
 
 from nicegui import ui
 
-from services.analytics.console.frame import Console, Visitor
-from services.analytics.console.guard import SIGN_IN
+from services.analytics.console.door.guard import SIGN_IN
+from services.analytics.console.door.sessions import Session
 from services.analytics.console.house import Told
-from services.analytics.console.pages.calls import uuid_of
-from services.analytics.console.parts import code, heading, note, table
+from services.analytics.console.layout.addresses import uuid_of
+from services.analytics.console.layout.frame import Console, Visitor
+from services.analytics.console.layout.parts import code, heading, note, table
 from services.analytics.console.presses import outcome_of, record
-from services.analytics.console.sessions import Session
 
 LIMIT_S = 90.0
 """A slow model on few cores takes its time, behind everything that is more urgent."""

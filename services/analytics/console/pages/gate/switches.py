@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from nicegui import ui
 
 from libs.switches import LONGEST_MINUTES, USUAL_MINUTES, Standing, Switch
-from services.analytics.console.frame import Console, Visitor
-from services.analytics.console.guard import SIGN_IN
+from services.analytics.console.door.guard import SIGN_IN
 from services.analytics.console.house import Told
-from services.analytics.console.parts import heading
+from services.analytics.console.layout.confirmation import LONGEST_REASON, Confirmation
+from services.analytics.console.layout.frame import Console, Visitor
+from services.analytics.console.layout.parts import heading
 from services.analytics.console.presses import outcome_of, record
 
 NO_SWITCH = "Your key lacks the scope switch, so you cannot turn this."
-LONGEST_REASON = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,28 +177,6 @@ class SwitchCard:
     def _question(self, way: Way, minutes: int | None) -> tuple[str, str]:
         lasts = "" if minutes is None else f" for {minutes} minutes"
         return f"{self._switch.title}: {way.button.lower()}{lasts}?", way.confirm
-
-
-class Confirmation:
-    """A dialog that asks a second time. It stays on the page, so that the focus finds its way back to the button."""
-
-    def __init__(self) -> None:
-        with ui.dialog() as self._dialog, ui.card().classes("lexi-card"):
-            self._question = ui.label().classes("lexi-h2").props('role="heading" aria-level="2"')
-            self._words = ui.label().classes("lexi-text")
-            with ui.row().classes("gap-x-4"):
-                no = ui.button("Leave it as it is", on_click=lambda: self._dialog.submit(False))
-                no.props("outline no-caps autofocus")
-                yes = ui.button("Yes, do it", on_click=lambda: self._dialog.submit(True))
-                yes.props("outline no-caps color=negative")
-
-    async def given(self, question: str, words: str) -> bool:
-        """Ask; the answer is no until the second button is pressed."""
-        self._dialog.props["aria-label"] = question
-        self._dialog.update()
-        self._question.set_text(question)
-        self._words.set_text(words)
-        return bool(await self._dialog)
 
 
 def answered(told: Told) -> str:

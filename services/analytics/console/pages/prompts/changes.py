@@ -8,14 +8,14 @@ from urllib.parse import quote
 from nicegui import ui
 
 from libs.llm.commands.plans import STEPS
-from services.analytics.console.controls import LONGEST_REASON, Confirmation
-from services.analytics.console.frame import Console, Visitor
-from services.analytics.console.guard import SIGN_IN
+from services.analytics.console.door.guard import SIGN_IN
+from services.analytics.console.door.sessions import Session
 from services.analytics.console.house import Told
-from services.analytics.console.parts import heading
+from services.analytics.console.layout.confirmation import LONGEST_REASON, Confirmation
+from services.analytics.console.layout.frame import Console, Visitor
+from services.analytics.console.layout.parts import heading
+from services.analytics.console.pages.prompts.queries import PROMPTS, Standing
 from services.analytics.console.presses import outcome_of, record
-from services.analytics.console.prompt_queries import PROMPTS, Standing
-from services.analytics.console.sessions import Session
 
 Way: TypeAlias = Literal["promote", "ramp", "rollback"]
 

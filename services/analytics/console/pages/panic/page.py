@@ -12,13 +12,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
+from services.analytics.console.door.sessions import Session
+from services.analytics.console.door.signing_in import right_form
 from services.analytics.console.forms import form_page, session_of
-from services.analytics.console.frame import Console
 from services.analytics.console.house import Told
-from services.analytics.console.panic_words import state_of, steps_of
+from services.analytics.console.layout.frame import Console
+from services.analytics.console.pages.panic.words import state_of, steps_of
 from services.analytics.console.presses import outcome_of, record
-from services.analytics.console.sessions import Session
-from services.analytics.console.signing_in import right_form
 
 PATH = "/panic"
 WORD = "PANIC"

@@ -14,12 +14,12 @@ from starlette.requests import Request
 from libs.llm.errors import LLMError
 from libs.llm.in_force import Activation
 from libs.llm.types import PromptVersion
-from services.analytics.console import prompt_words as words
-from services.analytics.console.frame import Console, Visitor, keep_fresh, page_frame, visitor_of
-from services.analytics.console.pages.decision import moment_of
-from services.analytics.console.parts import Link, Part, address, code, facts, heading, note, pretty, shown, table
-from services.analytics.console.prompt_controls import ChangeForm
-from services.analytics.console.prompt_queries import (
+from services.analytics.console.layout.addresses import address, moment_of
+from services.analytics.console.layout.frame import Console, Visitor, keep_fresh, page_frame, visitor_of
+from services.analytics.console.layout.parts import Link, Part, code, facts, heading, note, pretty, shown, table
+from services.analytics.console.pages.prompts import words
+from services.analytics.console.pages.prompts.changes import ChangeForm
+from services.analytics.console.pages.prompts.queries import (
     Standing,
     Standings,
     Story,

@@ -1,9 +1,8 @@
 """Pieces that several pages are made of. Every text goes into a label, so none of it is ever HTML."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlencode
 
 import orjson
 from nicegui import ui
@@ -87,12 +86,6 @@ class Link:
     def __init__(self, words: str, address: str) -> None:
         self.words = words
         self.address = address
-
-
-def address(path: str, values: Mapping[str, object]) -> str:
-    """A path with those query values that say something."""
-    said = {name: str(value) for name, value in values.items() if value not in (None, "")}
-    return f"{path}?{urlencode(said)}" if said else path
 
 
 class Part(Generic[Value]):

@@ -7,21 +7,13 @@ from nicegui import ui
 from starlette.requests import Request
 
 from libs.shadow import Shadow
-from services.analytics.console.controls import SWITCHES, SwitchCard
-from services.analytics.console.frame import Console, keep_fresh, page_frame, visitor_of
-from services.analytics.console.gate_queries import (
-    HOURS,
-    MOST_COUNTED,
-    MOST_SHOWN,
-    Lately,
-    Made,
-    lately,
-    made,
-    newest,
-)
-from services.analytics.console.gate_words import FATES, REASONS, VERSIONS, by_reason, by_version, fates, meaning
-from services.analytics.console.pages.forecasts import decision_page
-from services.analytics.console.parts import Link, Part, heading, note, table
+from services.analytics.console.layout.frame import Console, keep_fresh, page_frame, visitor_of
+from services.analytics.console.layout.parts import Link, Part, heading, note, table
+from services.analytics.console.pages.forecasts.page import decision_page
+from services.analytics.console.pages.gate.queries import HOURS, MOST_COUNTED, MOST_SHOWN, Lately, lately, newest
+from services.analytics.console.pages.gate.switches import SWITCHES, SwitchCard
+from services.analytics.console.pages.gate.words import FATES, REASONS, VERSIONS, by_reason, by_version, fates, meaning
+from services.analytics.console.reports import Made, made
 
 PATH = "/gate"
 SWITCHES_EVERY_S = 0.5

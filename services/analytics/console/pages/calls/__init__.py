@@ -1,0 +1,1 @@
+"""Calls: what exactly was sent, and what came back?"""

@@ -1,0 +1,1 @@
+"""One decision, whole, and asking again."""

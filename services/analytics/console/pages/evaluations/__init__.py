@@ -1,0 +1,1 @@
+"""Evaluations: did a version pass before it ran?"""

@@ -1,0 +1,1 @@
+"""Forecasts: were they any good?"""

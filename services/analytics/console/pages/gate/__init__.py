@@ -1,0 +1,1 @@
+"""Gate: would it have saved or cost money? And the two switches."""

@@ -1,0 +1,1 @@
+"""Now: is anything wrong, and what did the model just say?"""

@@ -1,0 +1,1 @@
+"""Panic and re-arm: plain forms."""

@@ -1,0 +1,1 @@
+"""Prompts and experiments: which runs, and on whose word?"""
