@@ -20,11 +20,11 @@ from libs.keys import (
     create_key,
     digest,
     ensure_operator_key,
-    main,
     parse_scopes,
     read_keys,
     require,
 )
+from libs.keys.__main__ import main
 from tests.unit.test_makefile import make
 
 
