@@ -13,9 +13,9 @@ from libs.evaluation.running.folder import Folder
 from tests.fakes.engine import FakeEngine, Fault, Reply
 from tests.unit.evaluation_running_cases import plan_of, until
 from tools.llm_eval.carrying import Carried
-from tools.llm_eval.refusal import HarnessFailed
-from tools.llm_eval.running import broken_off
-from tools.llm_eval.server import differences
+from tools.llm_eval.refusal import HarnessFailed, UsageRefused
+from tools.llm_eval.running import broken_off, require_same_model
+from tools.llm_eval.server import Server, differences
 from tools.llm_eval.stamp import ROOT
 
 ALLOW = json.dumps({"allow": True, "reasons": [], "flags": []})
@@ -120,3 +120,11 @@ VLLM = {"name": "Lexi", "dialect": "vllm", "models": [{"id": "Lexi"}], "server":
 def test_another_model_is_told_by_what_both_fingerprints_know(now: dict[str, object], names: list[str]) -> None:
     assert [name for name, _, _ in differences(VLLM, now)] == names
     assert [name for name, _, _ in differences(now, VLLM)] == names
+
+
+@pytest.mark.parametrize("stamp", [{}, {"model": None}, {"model": "Lexi"}])
+def test_a_plan_that_does_not_say_its_model_cannot_be_gone_on_with(stamp: dict[str, object]) -> None:
+    plan = plan_of(1, stamp=stamp)
+    server = Server(base_url="http://127.0.0.1:8008/v1", model="Lexi", dialect="vllm", fingerprint={}, embedded=False)
+    with pytest.raises(UsageRefused, match=r"plan\.json does not say which model"):
+        require_same_model(plan, server)

@@ -3,9 +3,10 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 from libs.evaluation.cases.dataset import DatasetInfo
 from libs.evaluation.report.table import table
@@ -187,7 +188,10 @@ def _require_same_version(pin: Pinned, prompts: Prompts) -> None:
 
 def require_same_model(plan: Plan, server: Server) -> None:
     """Raise `UsageRefused` where another model answers than when the run began: one result, one model."""
-    differs = differences(plan.stamp["model"], server.fingerprint)
+    began_with = plan.stamp.get("model")
+    if not isinstance(began_with, Mapping):
+        raise UsageRefused("plan.json does not say which model the run began with (stamp.model); begin a new run")
+    differs = differences(cast("Mapping[str, object]", began_with), server.fingerprint)
     if differs:
         said = "; ".join(f"{name} was {was}, is {now}" for name, was, now in differs)
         raise UsageRefused(f"another model answers at {server.base_url} than when the run began: {said}")
