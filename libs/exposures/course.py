@@ -1,6 +1,6 @@
 """How the differences of an experiment came about: each metric after every so many market days."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final, TypeAlias
@@ -8,14 +8,14 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from libs.exposures.columns import Columns
-from libs.exposures.metrics import metrics_of
+from libs.exposures.metrics import Metric, metrics_of
 from libs.exposures.phases import Asked
 from libs.exposures.report import candidates_of, difference
 from libs.exposures.sums import Grid, Phase
 from libs.statistics.intervals import Estimate
 
-POINTS: Final = 24
-"""The most looks back that a course has; each costs about as much as a report."""
+POINTS: Final = 60
+"""The most looks back that a course has."""
 
 _FIRST_DAY: Final = date(2000, 1, 1)
 
@@ -35,32 +35,32 @@ Courses: TypeAlias = Mapping[str, Mapping[str, tuple[Look, ...]]]
 
 
 def courses(asked: Asked, phase: Phase) -> Courses:
-    """The differences as they would have been reported after each of at most `POINTS` market days, the last included.
+    """The differences by all exposures up to each of at most `POINTS` market days, the last included, as they came out.
 
-    Pure, and takes a while for many exposures: keep it off an event loop.
+    An outcome counts on the day of its forecast, however late it came. Pure, and takes a while for many exposures: keep
+    it off an event loop.
     """
-    rows = Columns.read(phase.packed)
     experiment = asked.experiment
     metrics = tuple(metrics_of(asked.key, experiment.metrics))
-    found: dict[str, dict[str, list[Look]]] = {
-        candidate: {metric.name: [] for metric in metrics} for candidate in candidates_of(experiment)
-    }
-    for day in _looked_at(rows):
-        grid = Grid(rows.of(rows.day <= day))
-        for candidate, by_metric in found.items():
-            for metric in metrics:
-                sums = grid.sums(metric, control=experiment.control, candidate=candidate)
-                seen = difference(metric, candidate, sums)
-                if seen.value is not None:
-                    by_metric[metric.name].append(Look(_FIRST_DAY + timedelta(days=day), seen.value, seen.estimate))
+    grid = Grid(Columns.read(phase.packed))
     return {
-        candidate: {name: tuple(looks) for name, looks in by_metric.items()} for candidate, by_metric in found.items()
+        candidate: {
+            metric.name: tuple(_looks(grid, metric, control=experiment.control, candidate=candidate))
+            for metric in metrics
+        }
+        for candidate in candidates_of(experiment)
     }
 
 
-def _looked_at(rows: Columns) -> list[int]:
-    days = np.unique(rows.day)
-    if not len(days):
-        return []
-    chosen = np.unique(np.linspace(0, len(days) - 1, min(POINTS, len(days))).round().astype(int))
-    return [int(day) for day in days[chosen]]
+def _looks(grid: Grid, metric: Metric, *, control: str, candidate: str) -> Iterator[Look]:
+    """The looks at one metric. Cells are added up once, so that a look costs what its cells do, not its exposures."""
+    cells = grid.cells(metric, control=control, candidate=candidate)
+    for count in _counts(len(grid.days)):
+        seen = difference(metric, candidate, cells.of_days(count).sums())
+        if seen.value is not None:
+            yield Look(_FIRST_DAY + timedelta(days=int(grid.days[count - 1])), seen.value, seen.estimate)
+
+
+def _counts(days: int) -> list[int]:
+    """After how many days is looked: evenly spaced, the last among them."""
+    return [int(count) for count in np.unique(np.linspace(1, days, min(POINTS, days)).round().astype(int))]

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
-import numpy.typing as npt
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.exposures.columns import PACKED, RECORD, Columns, Floats, Integers
+from libs.exposures.columns import PACKED, RECORD, Bools, Columns, Floats, Integers
 from libs.exposures.metrics import Metric
 from libs.statistics.clustering import PairSums
 
@@ -116,7 +115,7 @@ def sums_of(read: Phase, *, control: str, candidates: Sequence[str], metrics: Se
     arms = {arm: arm_sums(arm, rows.of_arm(arm)) for arm in rows.arms}
     grid = Grid(rows)
     pairs = {
-        candidate: {metric.name: grid.sums(metric, control=control, candidate=candidate) for metric in metrics}
+        candidate: {metric.name: grid.cells(metric, control=control, candidate=candidate).sums() for metric in metrics}
         for candidate in candidates
     }
     return PhaseSums(read.since, read.judged_at, read.overlap, arms, pairs)
@@ -140,25 +139,52 @@ def arm_sums(arm: str, rows: Columns) -> ArmSums:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """A metric in two arms, added up in each cell, a ticker on a day. Cells of a ticker are neighbours.
+
+    `ticker` and `day` count the tickers and the days from 0, days in their order; `four` are n and total of the
+    control, then of the candidate.
+    """
+
+    ticker: Integers
+    day: Integers
+    four: tuple[Floats, Floats, Floats, Floats]
+
+    def of_days(self, count: int) -> "Cells":
+        """Those of the first so many days alone."""
+        chosen = self.day < count
+        n1, t1, n2, t2 = (each[chosen] for each in self.four)
+        return Cells(self.ticker[chosen], self.day[chosen], (n1, t1, n2, t2))
+
+    def sums(self) -> MetricSums:
+        """What the statistics need of them."""
+        tickers = np.flatnonzero(_changes(self.ticker))
+        return MetricSums(
+            days=PairSums.of(*(np.bincount(self.day, weights=each) for each in self.four)),
+            tickers=PairSums.of(*(_added_up(each, tickers) for each in self.four)),
+            cells=PairSums.of(*self.four),
+        )
+
+
 class Grid:
-    """Exposures sorted into cells, a ticker on a day, so that adding up each cell is one pass over neighbours."""
+    """Exposures sorted into cells, so that adding up each cell is one pass over neighbours.
+
+    `days` are those that have any, in their order.
+    """
 
     def __init__(self, rows: Columns) -> None:
         ordered = rows.of(np.lexsort((rows.day, rows.ticker)))
         new_ticker = _changes(ordered.ticker)
         self._rows = ordered
         self._cells = np.flatnonzero(new_ticker | _changes(ordered.day))
-        self._tickers = np.flatnonzero(new_ticker[self._cells])
-        _, self._day_of = np.unique(ordered.day[self._cells], return_inverse=True)
+        self._ticker_of = np.cumsum(new_ticker[self._cells].astype(np.int64))
+        self.days, self._day_of = np.unique(ordered.day[self._cells], return_inverse=True)
 
-    def sums(self, metric: Metric, *, control: str, candidate: str) -> MetricSums:
-        """The sums of a metric in two arms; an arm without exposures adds nothing."""
-        cells = (*self._in_cells(metric, control), *self._in_cells(metric, candidate))
-        return MetricSums(
-            days=PairSums.of(*(np.bincount(self._day_of, weights=each) for each in cells)),
-            tickers=PairSums.of(*(_added_up(each, self._tickers) for each in cells)),
-            cells=PairSums.of(*cells),
-        )
+    def cells(self, metric: Metric, *, control: str, candidate: str) -> Cells:
+        """A metric in two arms, cell by cell; an arm without exposures adds nothing."""
+        four = (*self._in_cells(metric, control), *self._in_cells(metric, candidate))
+        return Cells(self._ticker_of, self._day_of, four)
 
     def _in_cells(self, metric: Metric, arm: str) -> tuple[Floats, Floats]:
         """n and total of an arm in each cell."""
@@ -175,7 +201,7 @@ def _added_up(values: Floats, starts: Integers) -> Floats:
     return values if len(starts) == len(values) else np.add.reduceat(values, starts)
 
 
-def _changes(values: Integers) -> npt.NDArray[np.bool_]:
+def _changes(values: Integers) -> Bools:
     """Where a value differs from the one before; the first always does."""
     changed = np.ones(len(values), dtype=np.bool_)
     np.not_equal(values[1:], values[:-1], out=changed[1:])
@@ -187,5 +213,5 @@ def _distinct(values: Integers) -> int:
     return _count(_changes(np.sort(values)))
 
 
-def _count(marked: npt.NDArray[np.bool_]) -> int:
+def _count(marked: Bools) -> int:
     return int(np.count_nonzero(marked))

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from libs.exposures.answer import experiment_of, read_experiment
+from libs.exposures.course_report import course_of, read_course
 from libs.json_numbers import Number
 from libs.llm.prompts import Prompts
 from libs.shadow import USUAL_PAST, shadow_of
@@ -96,13 +97,27 @@ async def experiment_report(now: Prompts, key: str, engine: AsyncEngine) -> Base
     return await experiment_of(reading)
 
 
+async def course_report(now: Prompts, key: str, engine: AsyncEngine) -> BaseModel:
+    """How the metrics of the experiment that runs went. Raises `NoExperiment`.
+
+    It is reckoned anew from all exposures each time, since outcomes of earlier days come later.
+    """
+    async with engine.connect() as connection:
+        asked, phase = await read_course(connection, now, key)
+    return await course_of(asked, phase)
+
+
 REPORTS: Mapping[str, Report] = {"shadow": shadow_report, "hour": hour_report}
 
 
 def reports(now: Prompts) -> dict[str, Report]:
-    """Every report there is to make, with one for each experiment that runs now."""
+    """Every report there is to make, with two for each experiment that runs now."""
     running = [key for key, found in now.in_force.items() if found.experiment is not None]
-    return {**REPORTS, **{f"experiment:{key}": partial(experiment_report, now, key) for key in running}}
+    return {
+        **REPORTS,
+        **{f"experiment:{key}": partial(experiment_report, now, key) for key in running},
+        **{f"course:{key}": partial(course_report, now, key) for key in running},
+    }
 
 
 async def make_reports(engine: AsyncEngine, reports: Mapping[str, Report]) -> None:

@@ -1,6 +1,7 @@
 """A running stack whose strangers are hostile, and a visitor who signs in to its console."""
 
 import asyncio
+import gzip
 import json
 import signal
 import threading
@@ -12,18 +13,22 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
+from libs.evaluation.report.page import page
 from libs.keys import Scope, digest
 from tests.acceptance.stack import ROOT, RunningStack, eventually
 from tests.browser.conftest import Browser, Visit
 from tests.fakes.engine import FakeEngine
 from tests.fakes.engine_replies import by_constraint
-from tests.unit.evaluation_report_cases import summary
+from tests.unit.evaluation_report_cases import cases, summary
 
 Scheme = Literal["light", "dark"]
 
 SCREENSHOTS = ROOT / ".bench" / "screenshots"
 USABLE_MS = 15_000
 """How long a page may take on a busy machine before a test gives up; no test asserts on time."""
+
+NEWEST_FEED = "(select feed from feeds where last_write_at is not null order by last_write_at desc limit 1)"
+"""The one that the console shows: a long run of tests sees the end of a replay, and the next."""
 
 HOSTILE = (
     "<img src=x onerror=\"window.ran='rationale';alert(1)\"><script>window.ran=1</script>"
@@ -56,6 +61,15 @@ class HostileModel:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
+    @contextmanager
+    def saying(self, words: str) -> Generator[None]:
+        """Say something else for a while in every free text."""
+        before, self._good = self._good, by_constraint(words)
+        try:
+            yield
+        finally:
+            self._good = before
+
     def start(self) -> None:
         """Listen."""
         self._thread.start()
@@ -74,6 +88,7 @@ class Desk:
 
     stack: RunningStack
     browser: Browser
+    model: HostileModel
 
     @property
     def key(self) -> str:
@@ -168,7 +183,7 @@ def running_desk(browser: Browser, state: Path) -> Iterator[Desk]:
     stack = RunningStack(
         state, LLM_BASE_URL=model.base_url, FORECAST_INTERVAL_S="3", ENABLE_PANIC_EXIT="1", MAX_ORDERS_PER_MIN="600"
     )
-    desk = Desk(stack, browser)
+    desk = Desk(stack, browser, model)
     try:
         stack.start()
         stack.wait_until_up()
@@ -181,13 +196,34 @@ def running_desk(browser: Browser, state: Path) -> Iterator[Desk]:
 
 def furnish(desk: Desk) -> None:
     """What the stack does not make by itself within a minute."""
+    told(desk, "/llm/admin/prompts/policy/ramp", RAMP)
+    desk.stack.sql(exposed())
     told(desk, "/ingest/social", [post(number, ticker) for number, ticker in enumerate(("AAPL", "MSFT", "AMZN"))])
     judged = "features -> 'llm' -> 'policy' ->> 'status'"
     desk.one(f"select 1 from forecasts where {judged} = 'ok' limit 1")
     desk.one(f"select 1 from forecasts where {judged} = 'invalid' limit 1")
     desk.one("select 1 from positions where qty <> 0 limit 1")
-    desk.one("select 1 from reports where name = 'hour'")
     desk.stack.sql(evaluation())
+    desk.one("select 1 from reports where name = 'hour'")
+    known = "jsonb_path_exists(content, '$.courses[*].points[*].low ? (@ != null)')"
+    desk.one(f"select 1 from reports where name = 'course:policy' and {known}")
+
+
+RAMP = {"operator": "operator", "version": "1.1.0", "percent": 50, "reason": f"a trial {HOSTILE[:120]}"}
+
+
+def exposed() -> str:
+    """The statement that gives the experiment on the policy forty market days of forecasts."""
+    return """
+        insert into exposures (key, forecast_id, phase, unit, arm, feed, ticker, horizon, as_of, side, judged_at,
+          status, timed_out, cached, total_ms, tokens, allow, rules_allow, settled_at, realised_return)
+        select 'policy', gen_random_uuid(), 'activation-' || (select max(id) from activations where key = 'policy'),
+          t || '|' || d, arm, 'f', 'T' || t, '1d', timestamptz '2012-06-01 21:00Z' + d * interval '1 day', 'buy', now(),
+          case when (t * 5 + d * 3) % 37 = 0 then 'invalid' else 'ok' end, false, false, 300 + (t * 31 + d * 17) % 97,
+          100 + (t + d) % 7, (t * 3 + d) % 10 < case arm when '1.1.0' then 5 else 4 end, (t * 2 + d) % 7 < 5, now(),
+          ((t * 13 + d * 29) % 41 - 20) / 1000.0
+        from generate_series(1, 25) as t, generate_series(0, 39) as d,
+          lateral (select (array['1.0.0', '1.1.0'])[1 + (t * 7 + d) % 2] as arm) as drawn"""
 
 
 def post(number: int, ticker: str) -> Mapping[str, str]:
@@ -214,12 +250,15 @@ def evaluation() -> str:
     made = summary()
     found = json.dumps(made | {"versions": [each | {"passed": True} for each in made["versions"]]})
     plan = json.dumps({"cases": 200, "stamp": {"model": {"name": "Lexi"}}})
+    report = gzip.compress(page(made, cases(made)).encode()).hex()
     return f"""
-        insert into evaluations (id, name, asked_by, plan, total, state, passed, summary, finished_at) values
+        insert into evaluations (id, name, asked_by, plan, total, state, passed, summary, report, finished_at) values
         (gen_random_uuid(), $x$nightly {HOSTILE}$x$, $x${HOSTILE}$x$, '{plan}', 200,
-         'done', true, $x${found}$x$, now())"""
+         'done', true, $x${found}$x$, decode('{report}', 'hex'), now())"""
 
 
 def complaints(visit: Visit) -> list[str]:
-    """What the browser complained about; hints that it gives to developers are none."""
-    return [each for each in visit.complaints if not each.startswith(("debug:", "verbose:"))]
+    """What the browser complained about. Hints for developers are none, nor is that this machine's network changed, as
+    it does whenever somebody starts a container."""
+    complained = [each for each in visit.complaints if not each.startswith(("debug:", "verbose:"))]
+    return [each for each in complained if "net::ERR_NETWORK_CHANGED" not in each]

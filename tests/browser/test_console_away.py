@@ -76,7 +76,9 @@ def still_there(desk: Desk, visit: Visit) -> None:
         other.goto(desk.url(path))
         other.get_by_text(words).first.wait_for()
     other.goto(desk.url("/panic"))
-    assert "make panic" in other.locator("main").inner_text()
+    said = other.locator("main").inner_text()
+    assert "make panic" in said
+    assert "Whether it is armed is not known now" in said
     other.close()
 
 

@@ -1,12 +1,14 @@
-"""What is turned and promoted from the page, by who presses, and kept: the switches, a promotion and its roll-back."""
+"""What is turned and promoted from the page, by who presses, and kept: switches, ramps, promotions, roll-backs."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from tests.browser.conftest import Visit
-from tests.browser.console_desk import Desk, complaints
+from tests.browser.console_desk import Desk, complaints, told
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -54,12 +56,81 @@ def test_a_switch_is_turned_and_kept_with_who_and_why(desk: Desk, visit: Visit) 
     assert complaints(visit) == []
 
 
+def test_the_kill_switch_is_on_for_so_many_minutes_and_off_again(desk: Desk, visit: Visit) -> None:
+    page = desk.see(visit, "/gate")
+    card = page.get_by_label("Kill switch", exact=True)
+    card.get_by_label("Why").fill("the model talks nonsense")
+    card.get_by_label("Minutes on").fill("241")
+    press(page, "Kill switch: Turn it on", asked=False)
+    card.get_by_text("it is turned on for 1 to 240 whole minutes").wait_for()
+    assert "KILL_SWITCH" not in next_verdict(desk)
+    card.get_by_label("Minutes on").fill("7")
+    press(page, "Kill switch: Turn it on")
+    card.get_by_text("on: the policy counts as allow").wait_for()
+    assert standing(desk) == ["t", "the model talks nonsense", "7"]
+    assert "KILL_SWITCH" in next_verdict(desk)
+    card.get_by_label("Why").fill("it speaks sense again")
+    press(page, "Kill switch: Turn it off", asked=False)
+    card.get_by_text("off: the policy is asked").wait_for()
+    assert standing(desk) == ["f", "it speaks sense again", ""]
+    assert "KILL_SWITCH" not in next_verdict(desk)
+    assert newest_presses(desk, 2) == [
+        ["switch", "operator", "ORDER_GATE_DISABLED=true for 7 minutes", "the model talks nonsense", "t"],
+        ["switch", "operator", "ORDER_GATE_DISABLED=false", "it speaks sense again", "t"],
+    ]
+    assert complaints(visit) == []
+
+
+def next_verdict(desk: Desk) -> list[str]:
+    """The reasons that the next order is told."""
+    order = {"ticker": "AAPL", "side": "buy", "qty": 1, "ref_price": 80, "client_order_id": str(uuid4())}
+    return told(desk, "/strategist/gate", order)["reasons"]
+
+
+def standing(desk: Desk) -> list[str]:
+    """How the kill switch stands in the database: its value, why, and for how many minutes it was set so."""
+    minutes = "round(extract(epoch from expires_at - set_at) / 60)"
+    found = f"select value, reason, {minutes} from switches where name = 'ORDER_GATE_DISABLED' order by id desc limit 1"
+    return desk.rows(found)[0]
+
+
+def test_a_version_is_ramped_by_the_page_and_taken_back(desk: Desk, visit: Visit) -> None:
+    page = desk.see(visit, "/prompts/rationale")
+    before = in_force(desk, "rationale")
+    other = next(each for each in ("1.0.0", "1.1.0") if each != before)
+    choose(page, "Version", other)
+    choose(page, "Share to ramp to", "10 %")
+    page.get_by_label("Why").fill("a first look")
+    press(page, "Ramp to the share", sure=False)
+    page.get_by_text("Nothing was done.").wait_for()
+    press(page, "Ramp to the share")
+    page.locator("dd", has_text=f"{other} 10 %").wait_for()
+    arms = "select arms from activations where key = 'rationale' order by id desc limit 1"
+    assert dict(json.loads(desk.one(arms))) == {before: 90, other: 10}
+    _, known = desk.stack.get("API_PORT", "/llm/admin/prompts/rationale")
+    assert (known["active"], known["arms"]) == (before, {before: 90, other: 10})
+    page.get_by_label("Why").fill("seen enough")
+    press(page, "Roll back")
+    page.locator("dd", has_text="none runs").wait_for()
+    assert in_force(desk, "rationale") == before
+    assert newest_presses(desk, 2) == [
+        ["ramp", "operator", f"rationale {other} to 10 %", "a first look", "t"],
+        ["rollback", "operator", "rationale", "seen enough", "t"],
+    ]
+    assert complaints(visit) == []
+
+
+def choose(page: Any, label: str, option: str) -> None:
+    """Choose from a list."""
+    page.get_by_label(label, exact=True).click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
 def test_a_prompt_is_promoted_and_rolled_back(desk: Desk, visit: Visit) -> None:
     page = desk.see(visit, "/prompts/rationale")
     before = in_force(desk, "rationale")
     other = next(each for each in ("1.0.0", "1.1.0") if each != before)
-    page.get_by_label("Version", exact=True).click()
-    page.get_by_role("option", name=other).click()
+    choose(page, "Version", other)
     page.get_by_label("Why").fill("reads better")
     press(page, "Promote to every unit")
     stands(page, other)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.acceptance.stack import eventually
 from tests.browser import axe
-from tests.browser.console_desk import SCREENSHOTS, Desk, Scheme, complaints
+from tests.browser.console_desk import NEWEST_FEED, SCREENSHOTS, Desk, Scheme, complaints
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -36,7 +36,7 @@ PAGES: dict[str, Callable[[Desk], str]] = {
 }
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 390)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("light", 390), ("dark", 1200), ("dark", 390)])
 @pytest.mark.parametrize("name", PAGES)
 def test_it_stands_fits_and_can_be_read(desk: Desk, name: str, scheme: Scheme, width: int) -> None:
     visit = desk.visitor(width=width, scheme=scheme)
@@ -70,11 +70,12 @@ def test_light_and_dark_are_two_faces(desk: Desk) -> None:
         assert len(faces) == 2
 
 
-NEWEST = """
+NEWEST = f"""
     select h.ticker, to_char(h.as_of at time zone 'utc', 'YYYY-MM-DD'),
       f.features -> 'llm' -> 'policy' ->> 'status', (f.features -> 'llm' -> 'policy' -> 'decision' ->> 'allow'),
       length(f.features -> 'llm' -> 'rationale' ->> 'text')
-    from forecast_heads h join forecasts f on f.as_of = h.as_of and f.id = h.id order by h.ticker
+    from forecast_heads h join forecasts f on f.as_of = h.as_of and f.id = h.id where h.feed = {NEWEST_FEED}
+    order by h.ticker
 """
 
 
@@ -100,8 +101,7 @@ def test_now_shows_the_newest_forecasts_as_they_were_written(desk: Desk) -> None
 
 def test_now_shows_the_switch_and_the_feed_of_the_database(desk: Desk) -> None:
     page = desk.see(desk.visitor(), "/")
-    feed = desk.one("select feed from feeds where last_write_at is not null order by last_write_at desc limit 1")
-    page.get_by_text(f"{feed}, 2012-").first.wait_for()
+    page.get_by_text(f"{desk.one(f'select {NEWEST_FEED}')}, 201").first.wait_for()
     _, stands = desk.stack.get("API_PORT", "/strategist/switches")
     by = next(each["set_by"] for each in stands if each["name"] == "LLM_SHADOW_MODE")
     page.get_by_text(f"shadow: policy verdicts are only logged (by {by})").first.wait_for()
@@ -145,7 +145,7 @@ def test_forecasts_are_the_rows_of_the_ticker(desk: Desk) -> None:
     with desk.still("services.forecast"):
         rows = desk.rows(
             "select to_char(as_of at time zone 'utc', 'YYYY-MM-DD HH24:MI'), last_price, lower, upper from forecasts "
-            "where ticker = 'AAPL' order by as_of desc limit 250"
+            f"where ticker = 'AAPL' and feed = {NEWEST_FEED} order by as_of desc limit 250"
         )
         page = desk.see(desk.visitor(), "/forecasts?ticker=AAPL")
         label = "Forecasts, newest first"
@@ -177,7 +177,9 @@ def test_prompts_are_those_in_force(desk: Desk) -> None:
 def test_evaluations_are_those_registered(desk: Desk) -> None:
     page = desk.see(desk.visitor(), "/evaluations")
     ids = [f"/evaluations/{row[0]}" for row in desk.rows("select id from evaluations order by created_at desc")]
-    assert links(page, "Evaluations, newest first") == ids
+    shown = links(page, "Evaluations, newest first")
+    assert [each for each in shown if not each.endswith("/report")] == ids
+    assert [each for each in shown if each.endswith("/report")] == [f"{each}/report" for each in ids]
 
 
 def cells(page: Any, label: str, column: int) -> list[str]:

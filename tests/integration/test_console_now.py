@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import httpx
+import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.switches import turn
@@ -47,6 +49,45 @@ async def test_an_empty_house_is_said_in_words(engine: AsyncEngine) -> None:
     assert said["halt"] == ("good", "entries may be made")
     assert said["model"] == ("good", "answers (Lexi, 12 ms)")
     assert said["database"] == ("good", "answers")
+
+
+@pytest.mark.parametrize(("minutes", "state"), [(1, "good"), (5, "note"), (15, "bad")])
+async def test_a_feed_that_stands_still_is_noticed_and_then_amiss(
+    engine: AsyncEngine, minutes: int, state: str
+) -> None:
+    wrote = text(
+        "insert into feeds (feed, source, last_as_of, last_write_at) values "
+        "('replay:1', 'replay', '2012-08-20 20:00Z', clock_timestamp() - make_interval(mins => :minutes))"
+    )
+    async with engine.begin() as connection:
+        await connection.execute(wrote, {"minutes": minutes})
+    async with engine.connect() as connection:
+        found, words = (await read_moment(connection)).lines()["feed"]
+    assert found == state
+    assert words.startswith("replay:1, 2012-08-20, heard of ")
+
+
+async def test_a_feed_that_confirms_its_newest_prices_is_heard_of(engine: AsyncEngine) -> None:
+    rows = (
+        (
+            "insert into feeds (feed, source, last_as_of, last_write_at) "
+            "values ('ccxt:1', 'ccxt', '2026-01-02Z', clock_timestamp() - interval '5 hours')"
+        ),
+        (
+            "insert into forecast_heads (feed, ticker, horizon, model, as_of, id) "
+            "values ('ccxt:1', 'BTC/USDT', '1d', 'theta', '2026-01-02Z', gen_random_uuid())"
+        ),
+        (
+            "insert into bars (feed, ticker, as_of, open, high, low, close, volume) "
+            "values ('ccxt:1', 'BTC/USDT', '2026-01-02Z', 1, 1, 1, 1, 1)"
+        ),
+    )
+    async with engine.begin() as connection:
+        for row in rows:
+            await connection.execute(text(row))
+    async with engine.connect() as connection:
+        moment = await read_moment(connection)
+    assert moment.lines()["feed"][0] == "good"
 
 
 async def test_a_model_that_gives_no_sound_answer_is_amiss(engine: AsyncEngine) -> None:

@@ -100,7 +100,29 @@ async def test_each_experiment_that_runs_has_a_report(engine: AsyncEngine) -> No
     await insert(engine, rows, phase=running.phase)
     await make_reports(engine, reports(prompts))
     found = await kept(engine)
-    assert set(found) == {*REPORTS, "experiment:policy"}
+    assert set(found) == {*REPORTS, "experiment:policy", "course:policy"}
     made = found["experiment:policy"]
     assert (made["key"], made["state"], made["phase"]) == ("policy", "running", running.phase)
     assert sum(arm["exposures"] for arm in made["arms"]) == len(rows)
+
+
+async def test_the_course_of_an_experiment_ends_where_its_report_is(engine: AsyncEngine) -> None:
+    prompts = Prompts.build(REGISTRY, f"policy:{CONTROL},{CANDIDATE}")
+    running = prompts.in_force["policy"].experiment
+    assert running is not None
+    await insert(engine, planted(30), phase=running.phase)
+    await make_reports(engine, reports(prompts))
+    found = await kept(engine)
+    course, made = found["course:policy"], found["experiment:policy"]
+    assert (course["key"], course["phase"], course["control"]) == ("policy", running.phase, CONTROL)
+    ends = {each["metric"]: each["points"][-1] for each in course["courses"] if each["points"]}
+    beside = {metric["name"]: metric["differences"][0] for metric in made["metrics"]}
+    assert len(ends) > 3
+    for name, end in ends.items():
+        assert (end["value"], end["low"], end["high"]) == tuple(beside[name][part] for part in ("value", "low", "high"))
+    days = [point["day"] for point in course["courses"][0]["points"]]
+    assert days == sorted(set(days))
+    assert len(days) == 30
+    known = [point["low"] is not None for point in course["courses"][0]["points"]]
+    assert known == sorted(known), "an interval comes with days enough and does not go away again"
+    assert (known[0], known[-1]) == (False, True)

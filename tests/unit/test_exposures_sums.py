@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from libs.exposures.columns import Columns
 from libs.exposures.metrics import ALL, POLICY, metrics_of
-from libs.exposures.sums import ArmSums, MetricSums, Phase, sums_of
+from libs.exposures.sums import ArmSums, Grid, MetricSums, Phase, sums_of
 from libs.llm.experiments import METRICS
 from libs.statistics.clustering import PairSums
 from tests.unit.exposure_cases import CANDIDATE, CONTROL, SLOW, Row, phase_of, slow_counts, slow_sums
@@ -114,3 +114,14 @@ def test_a_return_that_is_no_number_is_no_outcome() -> None:
 def test_bytes_that_are_no_records_are_refused() -> None:
     with pytest.raises(ValueError, match="size"):
         Columns.read({CONTROL: [b"x" * 45]})
+
+
+@given(st.lists(rows(), min_size=1, max_size=40))
+def test_the_first_days_of_a_grid_are_a_grid_of_these_days(found: list[Row]) -> None:
+    whole = Columns.read(phase_of(found).packed)
+    grid = Grid(whole)
+    for count, day in enumerate(grid.days, start=1):
+        alone = Grid(whole.of(whole.day <= day))
+        for metric in ALL.values():
+            first = grid.cells(metric, control=CONTROL, candidate=CANDIDATE).of_days(count)
+            assert first.sums() == alone.cells(metric, control=CONTROL, candidate=CANDIDATE).sums()

@@ -29,6 +29,7 @@ from services.analytics.console.pages.now import page as now
 from services.analytics.console.pages.panic.page import panic
 from services.analytics.console.pages.prompts import page as prompts
 
+HEAD = f"""<link rel="stylesheet" href="{ASSETS}/console.css"><script src="{ASSETS}/console.js"></script>"""
 RECONNECT_S = 10.0
 """How long a page that lost its websocket may come back to what it showed."""
 
@@ -56,7 +57,7 @@ async def mounted(app: FastAPI, console: Console) -> AsyncGenerator[None, None]:
     for page in (now, calls, gate, forecasts, decision, prompts, evaluations):
         page.add(console)
     app.mount(ASSETS, StaticFiles(directory=Path(__file__).with_name("assets")), name="console-assets")
-    ui.add_head_html(f'<link rel="stylesheet" href="{ASSETS}/console.css">', shared=True)
+    ui.add_head_html(HEAD, shared=True)
     ui.run_with(  # pyright: ignore[reportUnknownMemberType] - its types are not whole
         app, title="Lexi", dark=None, language="en-US", show_welcome_message=False, reconnect_timeout=RECONNECT_S
     )

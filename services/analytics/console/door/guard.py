@@ -5,9 +5,9 @@ from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import quote, urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from libs.probes import PATHS
 from services.analytics.console.door.sessions import Sessions
@@ -59,7 +59,7 @@ class SignedIn:
         if session is not None and same_site(scope, headers):
             scope["console_session"] = session
             scope["console_cookie"] = cookie
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, unframed(send))
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 4401, "reason": "sign in"})
@@ -72,6 +72,20 @@ class SignedIn:
             wanted = scope["path"] + (f"?{query}" if query else "")
             return RedirectResponse(f"{SIGN_IN}?next={quote(wanted, safe='/')}", status_code=HTTPStatus.SEE_OTHER)
         return PlainTextResponse("sign in", status_code=HTTPStatus.UNAUTHORIZED)
+
+
+def unframed(send: Send) -> Send:
+    """Sends pages that no other page can frame: another port of this machine gets the cookie too, so one could."""
+
+    async def with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers.setdefault("X-Frame-Options", "DENY")
+            headers.setdefault("X-Content-Type-Options", "nosniff")
+            headers.setdefault("Referrer-Policy", "same-origin")
+        await send(message)
+
+    return with_headers
 
 
 def is_open(path: str) -> bool:

@@ -43,6 +43,11 @@ def signing_in(sessions: Sessions) -> APIRouter:
         answer.set_cookie(COOKIE, found[0], max_age=int(LONGEST_S), httponly=True, samesite="strict", secure=secure)
         return answer
 
+    @router.get("/signed-in")
+    async def signed_in() -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Nothing, for a page that asks whether its session lasts: the door sends who has none to the sign-in."""
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
     @router.post("/sign-out")
     async def sign_out(request: Request, form_token: Annotated[str, Form()]) -> Response:  # pyright: ignore[reportUnusedFunction]
         if right_form(request, form_token):

@@ -98,7 +98,8 @@ def _list(rows: Sequence[RowMapping], asked: Mapping[str, str]) -> None:
     if not rows:
         note("No calls here." if any(asked.values()) else "No calls yet: every call to the model is listed here.")
         return
-    table(COLUMNS, [_line(row) for row in rows[:PAGE]], label="Calls, newest first")
+    with ui.element("div").classes("lexi-numbers"):
+        table(COLUMNS, [_line(row) for row in rows[:PAGE]], label="Calls, newest first")
     if len(rows) > PAGE:
         ui.link("Older", address(PATH, {**asked, "before": rows[PAGE - 1]["id"]}))
 

@@ -131,7 +131,7 @@ def _card(row: Mapping[str, Any] | None) -> None:
             ui.label(f"{row['last_price']:.6g} \N{RIGHTWARDS ARROW} {row['mean']:.6g}")
             ui.label(f"({row['lower']:.6g} to {row['upper']:.6g})")
             ui.label(f"signal {row['side']}")
-            ui.label(_said(row)).classes("lexi-good" if row["allow"] and row["rules_allow"] else "lexi-bad")
+            ui.label(_said(row)).classes(_tone(row))
         if row["rationale"]:
             ui.label(row["rationale"]).classes("lexi-text")
 
@@ -144,3 +144,10 @@ def _said(row: Mapping[str, Any]) -> str:
     if row["verdict"]:
         words.append(f"\N{MIDDLE DOT} an order was told {row['verdict']}")
     return " ".join(words)
+
+
+def _tone(row: Mapping[str, Any]) -> str:
+    """Whether both allow, either denies, or the policy has nothing to say."""
+    if row["allow"] is None and row["rules_allow"]:
+        return "lexi-note"
+    return "lexi-good" if row["allow"] and row["rules_allow"] else "lexi-bad"

@@ -15,6 +15,8 @@ State: TypeAlias = Literal["good", "note", "bad", "unknown"]
 
 MOST_FORECASTS = 40
 ACCOUNT_AGE_S = 30.0
+FEED_QUIET_S = 120.0
+"""Feeds differ in how often they write; from here on one that stands still should be noticed, and then be amiss."""
 FEED_AGE_S = 600.0
 
 ACCOUNT = text(
@@ -23,10 +25,16 @@ ACCOUNT = text(
     from broker_state
     """
 )
+# A feed that was asked and has nothing newer confirms its newest prices: a daily one is heard of all day.
 FEED = text(
     """
-    select feed, last_as_of, done, extract(epoch from clock_timestamp() - last_write_at)::float8 as age_s from feeds
-    where last_write_at is not null order by last_write_at desc limit 1
+    select f.feed, f.last_as_of, f.done,
+      extract(epoch from clock_timestamp() - greatest(f.last_write_at, confirmed.at))::float8 as age_s
+    from (select * from feeds where last_write_at is not null order by last_write_at desc limit 1) as f
+    cross join lateral (
+      select max(b.delivered_at) as at from forecast_heads h
+      join bars b on b.feed = h.feed and b.ticker = h.ticker and b.as_of = h.as_of where h.feed = f.feed
+    ) as confirmed
     """
 )
 # The newest of each series; a head is one row, however long the history is.
@@ -94,10 +102,12 @@ class Moment:
     def _feed(self) -> tuple[State, str]:
         if self.feed is None:
             return "unknown", "no forecast was written yet"
-        words = f"{self.feed['feed']}, {self.feed['last_as_of']:%Y-%m-%d}, written {self.feed['age_s']:.0f} s ago"
+        words = f"{self.feed['feed']}, {self.feed['last_as_of']:%Y-%m-%d}, heard of {self.feed['age_s']:.0f} s ago"
         if self.feed["done"]:
             return "note", f"{words}; this run has ended"
-        return ("good" if self.feed["age_s"] <= FEED_AGE_S else "bad"), words
+        if self.feed["age_s"] > FEED_AGE_S:
+            return "bad", words
+        return ("good" if self.feed["age_s"] <= FEED_QUIET_S else "note"), words
 
     def _gate(self) -> tuple[State, str]:
         by_name = {each.name: each for each in self.switches}

@@ -19,6 +19,7 @@ from services.analytics.console.layout.frame import Console, Visitor, keep_fresh
 from services.analytics.console.layout.parts import Link, Part, code, facts, heading, note, pretty, shown, table
 from services.analytics.console.pages.prompts import words
 from services.analytics.console.pages.prompts.changes import ChangeForm
+from services.analytics.console.pages.prompts.course import Courses, found_course
 from services.analytics.console.pages.prompts.queries import (
     Standing,
     Standings,
@@ -85,6 +86,7 @@ class _Page:
         self._form = ChangeForm(self._console, self._visitor, self._key, changed=self._changed)
         heading("Experiment")
         self._story = Part(_story)
+        self._courses = Courses()
         heading("History")
         self._history = Part(_history)
         heading("Two versions side by side")
@@ -119,6 +121,7 @@ class _Page:
             self._story.show(Story(None, problem=NO_ADMIN))
         elif standing is not None:
             self._story.show(await self._story_now(standing))
+            self._courses.show(await found_course(self._console, standing))
 
     async def _story_now(self, standing: Standing) -> Story:
         try:
@@ -203,7 +206,8 @@ def _head(found: tuple[Standing | None, str]) -> None:
             ("experiment", f"{standing.arms} ({standing.phase})" if standing.phase else _none(standing)),
         ]
     )
-    table(VERSIONS, [_version(standing, number) for number in range(len(standing.versions))], label="Versions")
+    with ui.element("div").classes("lexi-numbers"):
+        table(VERSIONS, [_version(standing, number) for number in range(len(standing.versions))], label="Versions")
 
 
 def _none(standing: Standing) -> str:
@@ -240,12 +244,15 @@ def _story(story: Story) -> None:
     )
     for tone, line in words.ratio_lines(report):
         note(line, tone=tone)
-    table(words.ARMS, words.arm_rows(report), label="Arms of the experiment")
+    with ui.element("div").classes("lexi-numbers"):
+        table(words.ARMS, words.arm_rows(report), label="Arms of the experiment")
     heading("Metrics", level=3)
-    table(words.METRICS, words.metric_rows(report), label="Metrics by arm, with intervals")
+    with ui.element("div").classes("lexi-words"):
+        table(words.METRICS, words.metric_rows(report), label="Metrics by arm, with intervals")
     heading("Guardrails", level=3)
     if report["guardrails"]:
-        table(words.GUARDRAILS, words.guardrail_rows(report), label="Guardrails")
+        with ui.element("div").classes("lexi-words"):
+            table(words.GUARDRAILS, words.guardrail_rows(report), label="Guardrails")
     else:
         note("None has anything to judge yet, or none is set.")
 
@@ -283,4 +290,5 @@ def _history(rows: Sequence[Activation] | str) -> None:
     elif not rows:
         note("Nothing was ever promoted, ramped or rolled back: the file and the environment rule.")
     else:
-        table(words.HISTORY, words.history_rows(rows), label="Activations, newest first")
+        with ui.element("div").classes("lexi-words"):
+            table(words.HISTORY, words.history_rows(rows), label="Activations, newest first")

@@ -184,6 +184,12 @@ async def story_of(console: Console, session: Session, standing: Standing) -> St
     return Story(None, problem=told.problem)
 
 
+async def course_of(console: Console, standing: Standing) -> Made | None:
+    """How the metrics of the running experiment went, as the jobs last made it; None before the first of this phase."""
+    found = await _made(console.engine, f"course:{standing.key}")
+    return found if found is not None and found.content["phase"] == standing.phase else None
+
+
 async def _made(engine: AsyncEngine, name: str) -> Made | None:
     async with engine.connect() as connection:
         return await made(connection, name)

@@ -15,7 +15,7 @@ GUARDRAILS = ("guardrail", "arm", "bound", "observed", "n", "evidence", "state",
 HISTORY = ("when", "what was given", "by", "why", "made on")
 
 _COUNTS = ("units", "exposures", "answered", "invalid", "timed_out", "unavailable", "skipped", "allowed", "settled")
-_PERCENT = {"rate", "return"}
+PERCENT = {"rate", "return"}
 _UNITS = {"milliseconds": " ms"}
 
 
@@ -93,17 +93,21 @@ def interval(ends: Mapping[str, Any], unit: str, *, signed: bool = False) -> str
     """An interval in its unit; empty where there is none."""
     if ends["low"] is None or ends["high"] is None:
         return ""
-    low, high = (_digits(ends[end], unit, signed=signed) for end in ("low", "high"))
+    # A share lies between nothing and all, wherever its interval ends.
+    share = unit == "rate" and not signed
+    low, high = (
+        _digits(min(max(ends[end], 0), 1) if share else ends[end], unit, signed=signed) for end in ("low", "high")
+    )
     return f"{low} to {high}{_unit(unit, signed=signed)}"
 
 
 def _digits(value: float, unit: str, *, signed: bool) -> str:
     sign = "+" if signed else ""
-    return f"{100 * value:{sign}.2f}" if unit in _PERCENT else f"{value:{sign}.4g}"
+    return f"{100 * value:{sign}.2f}" if unit in PERCENT else f"{value:{sign}.4g}"
 
 
 def _unit(unit: str, *, signed: bool) -> str:
-    if unit in _PERCENT:
+    if unit in PERCENT:
         return " points" if signed else " %"
     return _UNITS.get(unit, "")
 
