@@ -12,6 +12,10 @@ from libs.upstreams.exchange import Exchange, Overdue
 from libs.upstreams.reply import refusal
 
 OK = 200
+TOO_MANY = 429
+UNAVAILABLE = 503
+FULL = (b"engine is currently busy", b"prefill token backlog")
+"""How vLLM says that its own bounds are met: with 503, which elsewhere means broken, where others answer 429."""
 MAX_REFUSAL_BYTES = 64 * 1024
 TAIL_S = 0.25
 """How long the end of a body is waited for once the answer is whole; without it the connection is not kept."""
@@ -70,11 +74,12 @@ async def drain(stream: Body) -> None:
 
 
 def refused(status: int, retry_after: bytes | None, content: bytes) -> Refused:
-    """The error for an answer with another status than 200."""
+    """The error for an answer with another status than 200. An engine that is full is not broken: it counts as 429."""
     said = refusal(content)
+    full = status == UNAVAILABLE and any(words in content for words in FULL)
     return Refused(
         f"answered {status}: {said}" if said else f"answered {status}",
-        status=status,
+        status=TOO_MANY if full else status,
         retry_after_s=retry_seconds(retry_after, datetime.now(UTC)),
         content=content,
     )

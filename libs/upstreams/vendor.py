@@ -7,7 +7,14 @@ from time import monotonic
 from typing import Any, TypeAlias, cast
 
 import httpx2
-from openai import APIConnectionError, APIStatusError, AsyncAPIResponse, AsyncOpenAI, Timeout
+from openai import (
+    APIConnectionError,
+    APIStatusError,
+    AsyncAPIResponse,
+    AsyncOpenAI,
+    DefaultAsyncHttpxClient,
+    Timeout,
+)
 
 from libs.upstreams.clock import CallClock
 from libs.upstreams.config import UpstreamEntry
@@ -45,7 +52,9 @@ class VendorRoad:
 
     def __init__(self, entry: UpstreamEntry) -> None:
         key = "none" if entry.api_key is None else entry.api_key.get_secret_value()
-        self._client = AsyncOpenAI(base_url=entry.base_url, api_key=key, max_retries=0)
+        # A redirect would carry prompts to an address that nobody configured; the vendor's own default follows them.
+        http = DefaultAsyncHttpxClient(follow_redirects=False)
+        self._client = AsyncOpenAI(base_url=entry.base_url, api_key=key, max_retries=0, http_client=http)
         create = self._client.chat.completions.with_streaming_response.create
         self._create = cast("Callable[..., Answer]", create)
 

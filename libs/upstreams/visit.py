@@ -5,6 +5,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from libs import tracing
 from libs.upstreams.clock import CallClock
 from libs.upstreams.detect import Nature
 from libs.upstreams.errors import (
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 
 SERVER_ERROR = 500
 JSON = encode_headers({"content-type": "application/json", "accept": "application/json, text/event-stream"})
+
+
+def _headers(nature: Nature) -> bytes:
+    """The head of a request. A server of our own goes on with the trace; a hosted one is told nothing of it."""
+    traceparent = tracing.outgoing()
+    if not traceparent or nature.dialect == "openai":
+        return JSON
+    return JSON + b"traceparent: %b\r\n" % traceparent.encode("ascii")
 
 
 class Visit:
@@ -119,7 +128,7 @@ class Visit:
                 "POST",
                 f"{upstream.api_path}/{target}",
                 body=body,
-                headers=JSON,
+                headers=_headers(nature),
                 connect_s=clock.connect_s(began),
                 # llama.cpp's server closes the socket after every streamed answer although its header promises to
                 # stay: no such connection may get into the pool for the moment before its end arrives.

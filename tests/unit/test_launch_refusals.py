@@ -1,0 +1,130 @@
+"""What a launch script will not start, and what it says: the variable, the card or the file, and what to do."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.unit.launch_cases import Machine
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LEXI_PORT", "0"),
+        ("LEXI_PORT", "65536"),
+        ("LEXI_PORT", "80; reboot"),
+        ("LEXI_TENSOR_PARALLEL", "four"),
+        ("LEXI_MAX_NUM_SEQS", "-1"),
+        ("LEXI_SWAP_SPACE_GB", "1.5"),
+        ("LEXI_TRUST_REMOTE_CODE", "2"),
+        ("LEXI_CUSTOM_ALL_REDUCE", "maybe"),
+        ("LEXI_EXECUTOR", "magic"),
+        ("LEXI_DEVICE", "tpu"),
+        ("LEXI_HOST", "example.org"),
+        ("LEXI_PYTHON", "/no/such/python"),
+        ("LEXI_MODEL_PATH", "/no/such/folder"),
+        ("LLM_MAX_TOKENS", "0"),
+        ("LLM_GPU_UTILIZATION", "0"),
+        ("LLM_GPU_UTILIZATION", "88"),
+        ("LLM_DTYPE", "int3"),
+    ],
+)
+def test_a_bad_value_is_named(machine: Machine, name: str, value: str) -> None:
+    said = machine.refusal(**{name: value})
+    assert name in said or value in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_model_must_be_named(machine: Machine) -> None:
+    assert "LEXI_MODEL_PATH is not set" in machine.refusal(LEXI_MODEL_PATH="")
+
+
+def test_a_folder_without_a_model(machine: Machine) -> None:
+    (machine.model / "config.json").unlink()
+    assert "holds no config.json" in machine.refusal()
+
+
+def test_a_folder_without_weights(machine: Machine) -> None:
+    (machine.model / "model.safetensors").unlink()
+    assert "holds no weights" in machine.refusal()
+
+
+def test_a_model_that_was_fetched_in_part(machine: Machine) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors", "c": "model-3.safetensors"}}
+    (machine.model / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    assert "2 of 3 files are missing, model-2.safetensors first" in machine.refusal()
+
+
+def test_a_hubs_name_needs_a_folder_to_fetch_into(machine: Machine) -> None:
+    assert "is not a folder" in machine.refusal(LEXI_MODEL_PATH="desk/lexi-70b")
+    assert "LEXI_DOWNLOAD_DIR" in machine.refusal(LEXI_MODEL_PATH="desk/lexi-70b", LEXI_DOWNLOAD_DIR="/no/such")
+    line, said = machine.dry_run(LEXI_MODEL_PATH="desk/lexi-70b", LEXI_DOWNLOAD_DIR=str(machine.folder))
+    assert f"--download-dir {machine.folder}" in line
+    assert "fetches it into" in said
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_an_open_address_without_a_key(machine: Machine, host: str) -> None:
+    said = machine.refusal(LEXI_HOST=host, LLM_API_KEY="")
+    assert "set LLM_API_KEY" in said
+    assert "open to the network" in said
+
+
+def test_loopback_needs_no_key(machine: Machine) -> None:
+    line, _ = machine.dry_run(LEXI_HOST="127.0.0.1", LLM_API_KEY="")
+    assert "--middleware" not in line
+
+
+def test_the_key_may_come_from_a_file(machine: Machine) -> None:
+    key = machine.folder / "key"
+    key.write_text("  from-a-file\n", encoding="utf-8")
+    line, _ = machine.dry_run(LLM_API_KEY="", LLM_API_KEY_FILE=str(key))
+    assert "from-a-file" not in line
+    key.write_text(" \n", encoding="utf-8")
+    assert "set LLM_API_KEY" in machine.refusal(LLM_API_KEY="", LLM_API_KEY_FILE=str(key))
+    assert "LLM_API_KEY_FILE: cannot read" in machine.refusal(LLM_API_KEY="", LLM_API_KEY_FILE="/no/such/key")
+
+
+def test_a_taken_port(machine: Machine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        said = machine.refusal(LEXI_HOST="127.0.0.1", LEXI_PORT=port)
+    assert f"port {port}" in said
+    assert "LEXI_PORT" in said
+
+
+def test_too_few_gpus_named(machine: Machine) -> None:
+    said = machine.refusal(CUDA_VISIBLE_DEVICES="0,1")
+    assert "CUDA_VISIBLE_DEVICES=0,1 names 2 GPUs, LEXI_TENSOR_PARALLEL=4 needs 4" in said
+
+
+def test_a_gpu_that_is_not_there(machine: Machine) -> None:
+    assert "there is no GPU 7 here; there are: 0 1 2 3" in machine.refusal(CUDA_VISIBLE_DEVICES="0,1,2,7")
+
+
+def test_a_gpu_by_its_identity(machine: Machine) -> None:
+    line, _ = machine.dry_run(LEXI_TENSOR_PARALLEL="1", CUDA_VISIBLE_DEVICES="GPU-aaaa2")
+    assert "--tensor-parallel-size 1" in line
+
+
+def test_a_gpu_in_use(machine: Machine) -> None:
+    machine.gpus = machine.gpus.replace("2, GPU-aaaa2, 24576, 24000", "2, GPU-aaaa2, 24576, 9000")
+    machine.lay()
+    assert "GPU 2 has 9000 of 24576 MiB free, this start needs 21626" in machine.refusal()
+
+
+def test_no_driver(machine: Machine) -> None:
+    machine.program("nvidia-smi", "#!/bin/sh\nexit 9\n")
+    assert "nvidia-smi does not answer" in machine.refusal()
+
+
+def test_no_vllm(machine: Machine) -> None:
+    machine.program("serve", "#!/bin/sh\necho 'No module named vllm' >&2\nexit 1\n")
+    assert "has no vLLM that starts: No module named vllm" in machine.refusal()
