@@ -64,7 +64,7 @@ async def cpu_ms_per_call(action: Callable[[int], Awaitable[Any]]) -> float:
 async def bare_read(port: int) -> float:
     """CPU of reading the same answer from a bare asyncio stream on a connection of its own, parsing nothing."""
     body = b'{"model":"Lexi","stream":true,"messages":[{"role":"user","content":"x"}],"max_tokens":512}'
-    fields = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close"
+    fields = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close"
     head = f"POST /v1/chat/completions HTTP/1.1\r\n{fields}\r\n\r\n"
 
     async def once(_number: int) -> None:

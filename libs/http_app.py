@@ -13,15 +13,21 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from libs import problems
+from libs import problems, telemetry, tracing
+from libs.json_depth import MOST as DEEPEST
+from libs.json_depth import too_deep
 from libs.keys import KeyRing
 from libs.probes import PATHS, Checks, probe_routes
 
 LONGEST_LENGTH = 18  # digits; no body is an exabyte long, and Python refuses to read thousands of digits
+FORMS = ("application/x-www-form-urlencoded", "multipart/")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 REQUESTS = Counter("lexi_http_requests_total", "Answers given, by route and status.", ["route", "status"])
 SECONDS = Histogram("lexi_http_seconds", "Time from a request's head to the end of its answer.", ["route"])
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+SERVER_ERROR = 500
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +41,9 @@ def request_id_of(headers: Headers) -> str:
 
 
 class Edge:
-    """The outermost ASGI layer: echoes `X-Request-Id` and binds it to the logs, refuses bodies above the limit before
-    reading them whole, logs bugs, counts. A request that the server cancels, since the process ends, gets a 503.
+    """The outermost ASGI layer: echoes `X-Request-Id` and binds it to the logs and to the calls that follow, refuses
+    bodies above the limit before reading them whole, logs bugs and requests that change something, counts. A request
+    that the server cancels, since the process ends, gets a 503.
     """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
@@ -61,7 +68,8 @@ class Edge:
             await send(message)
             finished = message["type"] == "http.response.body" and not message.get("more_body", False)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with telemetry.bound_id(request_id):
+            tracing.arrived(sent_headers.get("traceparent"))
             try:
                 await self._guarded(scope, receive, send_with_id, headers=sent_headers)
             except asyncio.CancelledError:
@@ -76,8 +84,10 @@ class Edge:
                     raise
             finally:
                 route = _route(scope)
+                took_s = time.perf_counter() - begun
                 REQUESTS.labels(route, status).inc()
-                SECONDS.labels(route).observe(time.perf_counter() - begun)
+                SECONDS.labels(route).observe(took_s)
+                _say(scope["method"], route, status, took_s=took_s)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send, *, headers: Headers) -> None:
         detail = f"the body exceeds {self._max_body_bytes} bytes"
@@ -86,17 +96,27 @@ class Edge:
             refusal = problems.response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, headers={"Connection": "close"})
             await refusal(scope, receive, send)
             return
-        left = self._max_body_bytes
+        left, pieces = self._max_body_bytes, list[bytes]()
+        a_form = headers.get("content-type", "").startswith(FORMS)
 
         async def counted() -> Message:
             nonlocal left
             message = await receive()
-            left -= len(message.get("body", b""))
+            pieces.append(message.get("body", b""))
+            left -= len(pieces[-1])
             if left < 0:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, headers={"Connection": "close"})
+            if not a_form and not message.get("more_body", False) and too_deep(b"".join(pieces)):
+                raise HTTPException(HTTPStatus.BAD_REQUEST, f"the body is nested more than {DEEPEST} levels deep")
             return message
 
         await self._app(scope, counted, send)
+
+
+def _say(method: str, route: str, status: int, *, took_s: float) -> None:
+    """One line for a request that changes something, or failed. Neither path nor query: a caller typed these."""
+    if method not in READING or status >= SERVER_ERROR:
+        log.info("request", method=method, route=route, status=status, took_ms=round(took_s * 1000, 1))
 
 
 def _route(scope: Scope) -> str:
@@ -107,7 +127,21 @@ def _route(scope: Scope) -> str:
 
 def frame(*, title: str, keys: KeyRing, checks: Checks) -> FastAPI:
     """A FastAPI app with problems and probes, and without routes of its own. Wrap it in `Edge` to serve it."""
-    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None, routes=probe_routes(checks))
+    app = FastAPI(
+        title=title,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        routes=probe_routes(checks),
+        # Spans of requests are ours (`libs.tracing`): the framework's own would tell of inputs that failed to validate.
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+        },
+    )
     app.state.keys = keys
     problems.install(app)
     return app

@@ -14,12 +14,19 @@ import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp
 
-from libs import telemetry
+from libs import telemetry, tracing
+from libs.http_door import Door, DoorSettings
+from libs.http_heads import BoundedHeads
+from libs.settings import load
+from libs.tracing.requests import layer
+from libs.tracing.start import start
 
 GRACE_S = 8.0
 DRAIN_S = 3
 CUT_S = 0.5
 UNTAKEN_MS = 30_000
+MOST_MESSAGE_BYTES = 1_048_576
+"""The longest message of a websocket that is read."""
 COLLECT_AFTER = 20_000
 """Objects more than before at which garbage is looked for."""
 OUR_PACKAGES = ("libs.", "services.", "tools.")
@@ -89,6 +96,7 @@ def run(main: Main, *, service: str) -> None:
     """
     telemetry.configure(service)
     try:
+        start(service)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_supervise(main))
     except KeyboardInterrupt:
@@ -100,6 +108,8 @@ def run(main: Main, *, service: str) -> None:
             sys.exit(1)
         sys.stderr.write(f"{service}: {telemetry.mask_text(line)}\n")
         sys.exit(2)
+    finally:
+        tracing.close()
 
 
 class _Server(uvicorn.Server):
@@ -147,12 +157,15 @@ async def serve(app: ASGIApp, *, host: str, port: int, stop: asyncio.Event, vari
     What is not finished then is cancelled and has `CUT_S` to say so to its caller. ASGI's lifespan events are not sent:
     what an app stands on is opened before it serves. `variable` names the setting the port came from. Raises
     `PortTakenError` when the address cannot be had. There is no access log: request lines carry query strings, and the
-    metrics count what matters.
+    metrics count what matters. Nothing reaches `app` but through `libs.http_door`, which knows
+    the names in `ALLOWED_HOSTS`.
     """
+    door = Door(layer(app), listening=host, names=load(DoorSettings).names)
     listener = _listen(host, port, variable)
     config = uvicorn.Config(
-        app,
-        http="httptools",
+        door,
+        http=BoundedHeads,
+        ws_max_size=MOST_MESSAGE_BYTES,
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -28,7 +28,11 @@ class Guard:
 
     scope: Scope
 
-    def __call__(self, request: Request) -> Key:
+    async def __call__(self, request: Request) -> Key:
+        """The key of a request that may pass. Asynchronous, since FastAPI gives what is not to a thread."""
+        return self.key_of(request)
+
+    def key_of(self, request: Request) -> Key:
         """The key of a request that may pass."""
         ring: KeyRing = request.app.state.keys
         token = bearer(request)
@@ -57,7 +61,7 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             for guard in guards:
-                guard(request)
+                guard.key_of(request)
             return await handler(request)
 
         return guarded

@@ -39,7 +39,8 @@ class CallRecord:
 
     `attempts` counts requests that went out, 0 for a cached reply. A repair turn is a call of its own with `repaired`
     set and `retry_of` naming the call it repairs. `replay_of` names the call that this one asks again, on purpose and
-    outside of every experiment. Times are in `time`, milliseconds.
+    outside of every experiment. Times are in `time`, milliseconds. `request_id` is of what the call follows from: an
+    HTTP request, a tick, a job.
     """
 
     id: UUID
@@ -64,6 +65,7 @@ class CallRecord:
     finish_reason: str = ""
     usage: Usage = field(default_factory=Usage)
     time: TimeSplit = field(default_factory=TimeSplit)
+    request_id: str = ""
 
 
 class CallRow(NamedTuple):
@@ -151,6 +153,7 @@ def rows_of(record: CallRecord, service: str) -> Kept:
         tokens_in=record.usage.tokens_in,
         tokens_out=record.usage.tokens_out,
         finish_reason=storable_text(record.finish_reason),
+        request_id=record.request_id,
         replay_of=record.replay_of,
     )
     body = BodyRow(

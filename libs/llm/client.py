@@ -272,7 +272,7 @@ class Client:
 
     async def _call(self, question: Question) -> tuple[_Landed, Rejected | None]:
         """One recorded call. The rejection is given only where a repair turn may mend it."""
-        with self._ledger.calling(question):
+        with self._ledger.asking(question) as told:
             outcome: Outcome = await self._attempts.chat(
                 question.request,
                 question.limits,
@@ -280,6 +280,7 @@ class Client:
                 deadline=question.deadline,
                 extra=question.repairs is not None,
             )
+            told(outcome)
         if outcome.reply is None:
             out_of_time = isinstance(outcome.error, DeadlineExceeded | NoSlot)
             return _Landed(self._ledger.unanswered(question, outcome), "", None, out_of_time), None

@@ -16,7 +16,9 @@ from libs.llm.attempts import Outcome
 from libs.llm.call_record import CallRecord, CallStatus, new_call_id, storable_text
 from libs.llm.single_flight import Wait
 from libs.llm.structured import Output, Parsed, Rejected
+from libs.llm.telling import At, at_engine, say
 from libs.llm.types import Answer, AnswerStatus, PromptVersion
+from libs.telemetry import current_id
 from libs.upstreams.errors import DeadlineExceeded, FirstTokenTimeout, IdleTimeout, NoSlot, UpstreamError
 from libs.upstreams.types import ChatReply, ChatRequest, TimeLimits, TimeSplit, Usage
 
@@ -185,6 +187,12 @@ class Ledger:
             raise
 
     @contextmanager
+    def asking(self, question: Question) -> Generator[At]:
+        """As `calling`, and a span of the trace around it."""
+        with self.calling(question), at_engine(question) as told:
+            yield told
+
+    @contextmanager
     def leading(self, question: Question, *, survives: Callable[[], bool]) -> Generator[None]:
         """Records the first caller's cancellation under an id of its own where the flight goes on without it."""
         try:
@@ -286,5 +294,7 @@ class Ledger:
                 finish_reason=finish_reason,
                 usage=Usage(answer.tokens_in, answer.tokens_out),
                 time=replace(split, total_ms=answer.total_ms),
+                request_id=current_id(),
             )
         )
+        say(answer, status)

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from libs.exposures.record import Noted
 from libs.judgement.types import Inputs, Judgement
+from libs.telemetry import Origin
 from services.forecast.patience import Patience, StopError
 from services.forecast.repository import Repository
 from services.forecast.rows import JudgementRow
@@ -37,11 +38,14 @@ Document = Callable[[bool], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A stored forecast that waits for its judgement. `before` is the last one, where nothing changed since."""
+    """A stored forecast that waits for its judgement. `before` is the last one, where nothing changed since. `origin`
+    is the tick, or the later look, that it follows from.
+    """
 
     id: UUID
     inputs: Inputs
     before: Judgement | None = None
+    origin: Origin = field(default_factory=Origin.here, compare=False)
 
     @property
     def as_of(self) -> datetime:
@@ -149,7 +153,19 @@ class JudgementWriter:
                     await self._store([one])
                 return
             LOST.inc()
-            log.exception("judgement_refused_by_database", forecast_id=str(batch[0].case.id))
+            case = batch[0].case
+            log.exception("judgement_refused_by_database", forecast_id=str(case.id), request_id=case.origin.request_id)
+        else:
+            _say_stored(batch)
+
+
+def _say_stored(batch: Sequence[Finished]) -> None:
+    """One line for all of one origin."""
+    stored: dict[str, list[str]] = {}
+    for one in batch:
+        stored.setdefault(one.case.origin.request_id, []).append(str(one.case.id))
+    for request_id, ids in stored.items():
+        log.info("judgements_stored", request_id=request_id, count=len(ids), forecasts=ids)
 
 
 def row_of(finished: Finished, shadow: bool) -> JudgementRow:
@@ -230,7 +246,10 @@ class Judges:
 
     async def _run(self, ticker: str, case: Case) -> None:
         try:
-            self._writer.add(await self._judge(case))
+            # The task may have been begun by the end of another's, which follows from something else.
+            with case.origin.span("judge", **{"lexi.ticker": ticker, "lexi.forecast_id": str(case.id)}):
+                finished = await self._judge(case)
+            self._writer.add(finished)
         finally:
             del self._running[ticker]
             self._fill()

@@ -12,6 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from libs.judgement.record import RecordError, judgement_from_record
 from libs.judgement.types import PriceForecast
+from libs.telemetry import Origin, bound_id, new_id
 from services.forecast.assessor import SUPERSEDED, Assessor, Standing
 from services.forecast.cases import Assign, CaseMaker, Part, Plan, parts
 from services.forecast.feed.types import MIN_BARS, Feed, FeedError, FeedUnreachableError, Tick
@@ -100,7 +101,8 @@ class Worker:
             begun = time.monotonic()
             tick = await self._next()
             if tick is not None:
-                await self._round(tick)
+                with Origin(new_id("tick")).span("tick", **{"lexi.feed": self._run}):
+                    await self._round(tick)
                 ROUND.observe(time.monotonic() - begun)
             elif self._feed_reason is None and self._feed.ended(self._after):
                 await self._next_run()
@@ -133,7 +135,8 @@ class Worker:
         after = None if self._after is None else self._after.isoformat()
         log.info("run_goes_on", feed=self._run, after=after, rules_switched_off=off)
         if self._after is not None:
-            await self._take_up(self._after)
+            with bound_id(new_id("start")):
+                await self._take_up(self._after)
 
     async def _next_run(self) -> None:
         await self._patience.until_done(lambda: self._repository.end_run(self._run), "end the run")
@@ -218,6 +221,7 @@ class Worker:
                 raise
         self._after = as_of
         TICKS.inc()
+        log.info("tick_stored", feed=self._run, as_of=as_of.isoformat(), tickers=len(closes))
         LAST_AS_OF.set(as_of.timestamp())
 
     def _begin_numbers(
@@ -261,7 +265,8 @@ class Worker:
                 by_moment.setdefault(standing.inputs.as_of, []).append(standing)
             for as_of, group in by_moment.items():
                 try:
-                    await self._submit_again(as_of, group)
+                    with bound_id(new_id("again")):
+                        await self._submit_again(as_of, group)
                 except DATABASE_FAILURES as error:
                     log.warning("judging_again_failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
 

@@ -21,6 +21,8 @@ from pgqueuer.models import Job, Schedule
 from prometheus_client import Counter, Histogram
 from sqlalchemy.exc import SQLAlchemyError
 
+from libs.telemetry import Origin, new_id
+
 CONNECT_TIMEOUT_S = 5.0
 LONGEST_PAUSE_S = 5.0
 FIRST_PAUSE_S = 0.2
@@ -183,9 +185,13 @@ def without_payload(work: Work) -> Callable[[bytes], Awaitable[object]]:
 
 
 def runner(name: str, work: Callable[[bytes], Awaitable[object]]) -> Callable[[Job], Awaitable[None]]:
-    """A job's work with its outcome counted."""
+    """A job's work under an id of its own, with its outcome counted and told."""
 
     async def run(job: Job) -> None:
+        with Origin(new_id("job")).span(f"job {name}"):
+            await counted(job)
+
+    async def counted(job: Job) -> None:
         begun = time.monotonic()
         outcome = "failed"
         try:
@@ -195,8 +201,10 @@ def runner(name: str, work: Callable[[bytes], Awaitable[object]]) -> Callable[[J
             outcome = "given_back"
             raise
         finally:
+            took_s = time.monotonic() - begun
             RUNS.labels(name, outcome).inc()
-            SECONDS.labels(name).observe(time.monotonic() - begun)
+            SECONDS.labels(name).observe(took_s)
+            log.info("job_ended", job=name, job_id=str(job.id), outcome=outcome, took_s=round(took_s, 3))
 
     return run
 

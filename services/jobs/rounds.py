@@ -7,6 +7,7 @@ from contextlib import suppress
 import structlog
 from prometheus_client import Counter
 
+from libs.telemetry import bound_id, new_id
 from services.jobs.queue import CONNECTION_FAILURES
 
 LONGEST_PAUSE_S = 5.0
@@ -49,7 +50,8 @@ class Rounds:
         loop = asyncio.get_running_loop()
         while True:
             begun = loop.time()
-            good = await self._once()
+            with bound_id(new_id("round")):
+                good = await self._once()
             pause = self._seconds if good else min(max(pause * 2, self._seconds), max(LONGEST_PAUSE_S, self._seconds))
             await asyncio.sleep(max(0.0, begun + pause - loop.time()))
 

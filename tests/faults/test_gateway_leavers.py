@@ -197,7 +197,7 @@ def _waits(gateway: Gateway, count: int):
 async def test_a_client_that_leaves_within_its_body_reaches_no_engine(house: House) -> None:
     gateway = house.gateway
     _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\n"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 500\r\n"
     writer.write(f"{head}authorization: Bearer {token('desk')}\r\n\r\n".encode() + b'{"model": "wide", ')
     await writer.drain()
     writer.transport.abort()
@@ -209,7 +209,7 @@ async def test_a_client_that_leaves_within_its_body_reaches_no_engine(house: Hou
 async def test_a_body_that_does_not_come_in_time_is_no_reason_to_wait(house: House) -> None:
     gateway = house.gateway
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\nx-deadline-ms: 300\r\n"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 500\r\nx-deadline-ms: 300\r\n"
     head += f"x-request-id: too-slow\r\nauthorization: Bearer {token('desk')}\r\n\r\n"
     writer.write(head.encode() + b'{"model": "wide", ')
     async with asyncio.timeout(20):

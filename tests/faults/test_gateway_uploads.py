@@ -51,7 +51,7 @@ def house(opened: House) -> House:
 
 def head(*, length: int, more: str = "") -> bytes:
     """The head of a request whose body is that long."""
-    lines = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token('desk')}\r\n"
+    lines = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token('desk')}\r\n"
     return f"{lines}content-type: application/json\r\ncontent-length: {length}\r\n{more}\r\n".encode()
 
 

@@ -142,7 +142,7 @@ async def test_a_bug_is_a_problem_with_the_id_of_its_log_line(http: httpx.AsyncC
     assert "X-Request-Id" in body["detail"]
     assert "secret-detail" not in answer.text
     assert answer.headers["x-request-id"] == "r-1"
-    assert [line["event"] for line in logged] == ["request_failed"]
+    assert [line["event"] for line in logged] == ["request_failed", "request"]
 
 
 async def test_request_ids_are_echoed_where_sane_and_made_where_not(http: httpx.AsyncClient) -> None:

@@ -17,6 +17,7 @@ import structlog
 from libs.llm.call_record import BodyRow, CallRow, CallStatus, json_text, new_call_id, storable_text, time_of
 from libs.llm.calls import Recorder
 from libs.metrics import CounterCell
+from libs.telemetry import AFew
 from libs.upstreams.types import TimeSplit, Usage
 from services.api.dataplane.inquiry import Endpoint
 from services.api.dataplane.metrics import Series, overhead, requests_total, tokens_total
@@ -31,6 +32,8 @@ ERROR_CHARACTERS = 200
 WORD_CHARACTERS = 128
 MOST_TOKENS = 2**31 - 1
 BAD_STATUS = 400
+SERVER_ERROR = 500
+LINES_PER_S = 10
 
 OUR_WORDS: Final = frozenset({
     "broken_stream", "overloaded", "upstream_unavailable", "connect_failed", "connect_timeout", "first_byte_timeout",
@@ -92,6 +95,7 @@ class Accounts:
         self._series: dict[tuple[str, str, str, str], Series] = {}
         self._callers: dict[str, tuple[CounterCell, CounterCell]] = {}
         self._requests: dict[tuple[str, str, int, str, bool], CounterCell] = {}
+        self._failures = AFew(LINES_PER_S)
         self._overhead = {endpoint: overhead.labels(endpoint) for endpoint in PROMPT_FIELDS}
 
     def close(self, call: Finished) -> None:
@@ -104,6 +108,22 @@ class Accounts:
             self._keep(call)
         except Exception:
             log.exception("request_not_recorded", request_id=call.request_id)
+        if call.http_status >= SERVER_ERROR and self._failures.may():
+            self._say(call)
+
+    def _say(self, call: Finished) -> None:
+        """One line for a request that failed on this side of the client, so many a second at most; rows have all."""
+        log.warning(
+            "call",
+            request_id=call.request_id,
+            call_id=str(call.id),
+            endpoint=call.endpoint,
+            status=call.status,
+            error=error_type(call),
+            http_status=call.http_status,
+            upstream=call.upstream,
+            unsaid=self._failures.forget_unsaid(),
+        )
 
     def _count(self, call: Finished) -> None:
         which = (call.endpoint, call.caller, call.http_status, call.status, call.cached)

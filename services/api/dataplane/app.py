@@ -13,6 +13,7 @@ import orjson
 from prometheus_client import Counter
 from starlette.types import Receive, Scope, Send
 
+from libs import tracing
 from libs.http_app import REQUEST_ID
 from libs.keys import Key, KeyRing
 from libs.llm.call_record import new_call_id
@@ -91,6 +92,8 @@ class DataPlane:
             TURNED_AWAY.labels(error.code).inc()
             await outlet.refuse(error)
             return
+        if (traceparent := headers.get(b"traceparent")) is not None:
+            tracing.arrived(traceparent.decode("latin-1"))
         clock = CallClock(self._limits_of(headers), started)
         guard = self._guards.over(clock.total_due)
         call = Call(call_id, request_id, endpoint, key=key, clock=clock, guard=guard, outlet=outlet)

@@ -9,6 +9,7 @@ from time import monotonic
 
 import orjson
 
+from libs import tracing
 from libs.upstreams.clock import CallClock
 from libs.upstreams.errors import CannotSend, NoSlot, Refused, UpstreamError
 from libs.upstreams.exchange import Exchange
@@ -22,6 +23,7 @@ from services.api.dataplane.errors import ApiError
 from services.api.dataplane.inquiry import Inquiry
 from services.api.dataplane.relay import Relay
 from services.api.dataplane.room import refuse_what_cannot_fit
+from services.api.dataplane.spans import engine_span
 from services.api.dataplane.stream import ChoiceEvents, EventStream, ResponseEvents
 
 OK = 200
@@ -42,7 +44,11 @@ async def forward(
     first: UpstreamError | ApiError | None = None
     for place in places[:MAX_PLACES]:
         try:
-            last = await _visit(call, inquiry, place)
+            if tracing.is_on():
+                with engine_span(call, inquiry, place):
+                    last = await _visit(call, inquiry, place)
+            else:
+                last = await _visit(call, inquiry, place)
         except Unfit as error:
             first = first or ApiError(400, "unsupported_by_upstream", str(error), param=error.param)
         except UpstreamError as error:

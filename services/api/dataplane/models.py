@@ -1,7 +1,6 @@
 """`/v1/models`: what this gateway serves to a key, as its file of upstreams says. No engine is asked."""
 
 import time
-from urllib.parse import unquote
 
 from libs.keys import Key
 from libs.upstreams.pool import Upstreams
@@ -34,7 +33,7 @@ def answer_models(path: str, key: Key, upstreams: Upstreams) -> object:
     known = models_for(key, upstreams)
     if path == PATH:
         return {"object": "list", "data": [_entry(model) for model in known]}
-    asked = unquote(path.removeprefix(f"{PATH}/"))
+    asked = path.removeprefix(f"{PATH}/")  # decoded by the server, once
     if asked not in known:
         raise no_such_model(asked)
     return _entry(asked)

@@ -138,7 +138,9 @@ async def orders(desk: Desk, state: State, asked: OrderBody, key: Caller) -> Ord
         async with state.engine.connect() as reader:
             known = (await reader.execute(STORED_ORDER, {"id": intent_id(order)})).mappings().one()
         return of_entry(told, OrderView.model_validate(dict(known)))
-    sent = desk.submission.send(order, order_id=intent_id(order), limit_price=told.limit_price, since=since)
+    sent = desk.submission.send(
+        order, order_id=intent_id(order), limit_price=told.limit_price, since=since, verdict_id=told.verdict_id
+    )
     return of_entry(told, view_of_entry(order, told, placed=await sent))
 
 

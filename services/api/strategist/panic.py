@@ -123,9 +123,9 @@ class RearmAnswer(BaseModel):
 class PanicGuard(Guard):
     """Lets a key pass where panic exits over HTTP are enabled. Asked before the body is read, as every guard."""
 
-    def __call__(self, request: Request) -> Key:
+    def key_of(self, request: Request) -> Key:
         """The key of a request that may pass."""
-        key = Guard.__call__(self, request)
+        key = super().key_of(request)
         if not get_panic(request).runner.enabled:
             raise Forbidden("panic exit disabled")
         return key

@@ -43,13 +43,19 @@ class Strategist:
 
 
 async def learn_account(broker: Broker, desk: Desk) -> None:
-    """Ask the broker which account this is until it says; until then entries are told RECONCILING."""
+    """Ask the broker which account this is until it says; until then entries are told RECONCILING.
+
+    Where no broker runs at all this goes on for days: a reason is logged once.
+    """
+    said = ""
     while True:
         try:
             desk.trades_on(await broker.identity())
             return
         except BrokerError as error:
-            log.info("account_not_known_yet", error=str(error))
+            if str(error) != said:
+                said = str(error)
+                log.warning("account_not_known_yet", error=said)
         await asyncio.sleep(ASK_EVERY_S)
 
 

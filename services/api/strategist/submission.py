@@ -15,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from libs import tracing
 from libs.trading.broker.client import Broker
 from libs.trading.broker.errors import BrokerError, BrokerRefused, BrokerUncertain, BrokerUnreachable
 from libs.trading.broker.types import BrokerOrder
@@ -80,10 +81,13 @@ class Submission:
             task.cancel()
         await asyncio.gather(*self._watched, return_exceptions=True)
 
-    async def send(self, order: Order, *, order_id: UUID, limit_price: Decimal, since: float) -> Placed:
+    async def send(
+        self, order: Order, *, order_id: UUID, limit_price: Decimal, since: float, verdict_id: UUID | None = None
+    ) -> Placed:
         """Send an entry that was allowed, and put what came of it on record. Never raises for what a broker does.
 
-        `since` is when its verdict was asked for (`time.monotonic`): one that is too old is not sent.
+        `since` is when its verdict was asked for (`time.monotonic`): one that is too old is not sent. `verdict_id` is
+        for the log.
         """
         with ExitStack() as held:
             try:
@@ -98,7 +102,15 @@ class Submission:
                 if not sending.settled:
                     self._watch(order_id, placed, sending=sending, lock=held.pop_all())
         SENT.labels("entry", placed.status if placed.failed or placed.broker is None else "accepted").inc()
-        log.info("entry_sent", order_id=str(order_id), ticker=order.ticker, status=placed.status, reason=placed.reason)
+        log.info(
+            "entry_sent",
+            order_id=str(order_id),
+            verdict_id=None if verdict_id is None else str(verdict_id),
+            broker_id=None if placed.broker is None else placed.broker.id,
+            ticker=order.ticker,
+            status=placed.status,
+            reason=placed.reason,
+        )
         await self._record(order_id, placed)
         return placed
 
@@ -122,7 +134,10 @@ class Submission:
         late_s = time.monotonic() - since
         if late_s > LATEST_S:
             return Placed(NOT_SENT, f"{late_s:.0f} s passed since its verdict was asked for")
-        return await self._submit(order, order_id=order_id, limit_price=limit_price)
+        with tracing.span("broker submit", "client", attributes={"lexi.order_id": str(order_id)}) as span:
+            placed = await self._submit(order, order_id=order_id, limit_price=limit_price)
+            span.note({"lexi.order.status": placed.status})
+            return placed
 
     async def _submit(self, order: Order, *, order_id: UUID, limit_price: Decimal) -> Placed:
         try:

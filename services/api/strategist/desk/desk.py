@@ -16,6 +16,7 @@ import structlog
 from prometheus_client import Counter, Histogram
 from pydantic import Field
 
+from libs import tracing
 from libs.settings import Settings
 from libs.trading.halt import HaltFile
 from libs.trading.limits import Limits, Terms
@@ -111,7 +112,19 @@ class Desk:
         self._connection.drop()
 
     async def verdict(self, asked: Asked) -> Told:
-        """The verdict on an order, stored. Raises `NoVerdict` where none came about in time."""
+        """The verdict on an order, stored and logged. Raises `NoVerdict` where none came about in time."""
+        with tracing.span("gate") as span:
+            try:
+                told = await self._verdict(asked)
+            except NoVerdict as error:
+                order_id = asked.order.client_order_id
+                log.warning("no_verdict", client_order_id=order_id, reason=error.reason.value, why=str(error))
+                raise
+            span.note({"lexi.verdict_id": str(told.verdict_id), "lexi.verdict": told.verdict, "lexi.mode": told.mode})
+        say(asked, told)
+        return told
+
+    async def _verdict(self, asked: Asked) -> Told:
         if len(self._line) >= MOST_WAITING:
             raise NoVerdict(Reason.GATE_TIMEOUT, f"{MOST_WAITING} orders wait already")
         loop = asyncio.get_running_loop()
@@ -211,6 +224,23 @@ class Desk:
         for waiting in batch:
             if not waiting.told.done():
                 waiting.told.set_exception(NoVerdict(Reason.GATE_ERROR, why))
+
+
+def say(asked: Asked, told: Told) -> None:
+    """One line for each verdict, with the ids that lead from the request to the order."""
+    order = asked.order
+    log.info(
+        "verdict",
+        verdict_id=str(told.verdict_id),
+        order_id=str(asked.order_id),
+        client_order_id=order.client_order_id,
+        forecast_id=None if told.forecast_id is None else str(told.forecast_id),
+        ticker=order.ticker,
+        verdict=told.verdict,
+        would_have=told.would_have,
+        mode=told.mode,
+        reasons=list(told.reasons),
+    )
 
 
 def count(rows: Sequence[Mapping[str, Any]]) -> None:

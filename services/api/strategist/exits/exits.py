@@ -16,6 +16,7 @@ from uuid import UUID
 import structlog
 from uuid_utils.compat import uuid7
 
+from libs import tracing
 from libs.trading.broker.client import Broker
 from libs.trading.broker.errors import BrokerError, BrokerRefused, BrokerUncertain
 from libs.trading.broker.types import FINAL_STATUSES, BrokerPosition
@@ -188,7 +189,7 @@ class Exits:
         if self._now() - begun.at > SENT_WITHIN:
             return replace(begun, status=NOT_SENT, detail="it took too long to send it")
         try:
-            with self._search.calling(order):
+            with self._search.calling(order), tracing.span("broker close", "client"):
                 closing = await self._broker.close_position(order.ticker, order.qty)
                 done = self._memory.held[begun.name] = answered(begun, closing)
         except BrokerUncertain as error:
@@ -253,6 +254,9 @@ class Exits:
         await self._journal.done(done)
         log.info(
             "exit_sent",
+            verdict_id=str(done.verdict_id),
+            client_order_id=done.order.client_order_id,
+            broker_id=done.broker_id,
             ticker=done.order.ticker,
             status=done.status,
             refusal=done.refusal,
