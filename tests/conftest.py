@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[1]
 TEMPLATE = "template_lexi"
 SETTINGS = (
     "ALERT_", "ALPACA_", "ANALYTICS_", "API_", "BROKER", "DATABASE_", "ENABLE_PANIC", "FORECAST_", "GATE_", "JOBS_",
-    "LEXI_", "LLM_", "LOCAL_STATE", "MAKE", "MAX_", "MFLAGS", "ORDER_GATE_", "PANIC_", "PAPER_",
-    "PRICE_COLLAR", "RESTRICTED_",
+    "HERMES_", "LEXI_", "LLM_", "LOCAL_STATE", "MAKE", "MAX_", "MICRO_LLM_", "MFLAGS", "ORDER_GATE_",
+    "OTEL_", "PANIC_", "PAPER_", "PRICE_COLLAR", "RESTRICTED_", "SIDECAR_", "WATCHDOG_",
 )  # fmt: skip
 _database_numbers = count()
 

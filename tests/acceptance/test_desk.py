@@ -171,6 +171,6 @@ def test_a_panic_exit_leaves_the_account_flat_and_only_a_person_lets_entries_in_
 def test_the_chain_of_everything_above_holds(stack: RunningStack) -> None:
     seqs = [int(row) for row in stack.sql("select seq from gate_verdicts order by seq")]
     assert seqs == list(range(1, len(seqs) + 1))
-    done = stack.make("audit")
+    done = stack.make("chain")
     assert done.returncode == 0, done.stderr
     assert "rows hold" in done.stderr

@@ -29,6 +29,7 @@ from services.analytics.console.pages.evaluations.queries import run, runs, tren
 from services.analytics.console.pages.evaluations.report import evaluation_report
 from services.analytics.console.pages.prompts import words as prompt_words
 from services.analytics.console.pages.prompts.changes import Wanted, answered, change
+from services.analytics.console.pages.prompts.course import NOT_YET, found_course
 from services.analytics.console.pages.prompts.queries import (
     Standing,
     activations_of,
@@ -166,6 +167,33 @@ async def test_the_report_of_the_jobs_is_shown_for_its_own_phase(office: Office)
     assert (story.report["sentence"], story.made_at is None) == ("made by a job", False)
     later = await story_of(office.console, office.session, replace(standing, phase="activation-9"))
     assert later.made_at is None, "a report on another phase says nothing of this one"
+
+
+async def test_how_it_went_is_shown_for_its_own_phase_and_says_when_it_is_old(office: Office) -> None:
+    standing = replace(await office.policy(), phase="activation-3")
+    assert await found_course(office.console, replace(standing, phase="")) is None
+    assert await found_course(office.console, replace(standing, certain=False)) is None
+    before = await found_course(office.console, standing)
+    assert before is not None
+    assert (before.made, before.problem) == (None, NOT_YET)
+    keep = text(
+        "insert into reports (name, content, took_ms, made_at) values ('course:policy', cast(:content as jsonb), 1, "
+        "clock_timestamp() - make_interval(mins => 6))"
+    )
+    async with office.engine.begin() as connection:
+        await connection.execute(keep, {"content": json.dumps({"phase": "activation-3", "courses": []})})
+    found = await found_course(office.console, standing)
+    assert found is not None
+    assert found.made is not None
+    assert (found.made.late, found.problem) == (True, "")
+    other = await found_course(office.console, replace(standing, phase="activation-4"))
+    assert other is not None
+    assert other.made is None, "how another phase went says nothing of this one"
+
+
+def test_a_share_s_interval_ends_at_nothing_and_at_all() -> None:
+    assert prompt_words.interval({"low": -0.02, "high": 1.01}, "rate") == "0.00 to 100.00 %"
+    assert prompt_words.interval({"low": -0.02, "high": 0.01}, "rate", signed=True) == "-2.00 to +1.00 points"
 
 
 def test_an_alarm_and_figures_are_in_words() -> None:

@@ -123,6 +123,13 @@ def test_a_websocket_needs_a_session_and_our_own_page(client: TestClient) -> Non
         pass
 
 
+def test_a_page_that_lost_its_websocket_can_ask_whether_its_session_lasts(client: TestClient) -> None:
+    before = client.get("/signed-in", follow_redirects=False)
+    assert (before.status_code, before.headers["location"]) == (303, f"{SIGN_IN}?next=/signed-in")
+    client.post(SIGN_IN, data={"key": ANN}, follow_redirects=False)
+    assert client.get("/signed-in", follow_redirects=False).status_code == 204
+
+
 def test_signing_out_needs_the_sessions_own_form(client: TestClient, sessions: Sessions) -> None:
     sign_in(client)
     cookie = client.cookies[COOKIE]

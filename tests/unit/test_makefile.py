@@ -17,7 +17,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_make_alone_prints_every_target_a_user_may_call() -> None:
     shown = make().stdout
-    at_the_desk = ("panic", "rearm", "drill", "gate-off", "gate-on", "shadow-off", "shadow-on", "switches", "audit")
+    at_the_desk = ("panic", "rearm", "drill", "gate-off", "gate-on", "shadow-off", "shadow-on", "switches", "chain")
     of_prompts = ("prompts", "promote", "ramp", "rollback")
     for target in ("run", "test", "proof", "check", "bench", "lexi", "test-llm", "key", *of_prompts, *at_the_desk):
         assert f"make {target} " in shown
@@ -112,15 +112,18 @@ ODD = """it's "odd"; `false` ; > x"""
             ["--database", "libs.llm.registry"],
             ["rollback", "policy", "--further", "--reason", "x", "--operator", "nightdesk"],
         ),
-        (["audit"], ["--database", "libs.trading.audit"], ["verify"]),
-        (["audit", "HEAD=7:ab"], ["--database", "libs.trading.audit"], ["verify", "--head", "7:ab"]),
+        (["chain"], ["--database", "libs.trading.audit"], ["verify"]),
+        (["backup"], ["--database", "tools.backup"], ["dump"]),
+        (["backup", "FILE=a b.dump"], ["--database", "tools.backup"], ["dump", "--out", "a b.dump"]),
+        (["restore", "FILE=a b.dump"], ["tools.backup"], ["restore", "a b.dump"]),
+        (["chain", "HEAD=7:ab"], ["--database", "libs.trading.audit"], ["verify", "--head", "7:ab"]),
         (["experiment", "KEY=policy"], ["--database", "libs.exposures"], ["policy"]),
         (
             ["experiment", "KEY=policy", "PHASE=file-1", "OUT=a b.html"],
             ["--database", "libs.exposures"],
             ["policy", "--phase", "file-1", "--out", "a b.html"],
         ),
-        (["audit", "SINCE=2026-01-01"], ["--database", "libs.trading.audit"], ["export", "--since", "2026-01-01"]),
+        (["chain", "SINCE=2026-01-01"], ["--database", "libs.trading.audit"], ["export", "--since", "2026-01-01"]),
     ],
 )
 def test_what_is_said_reaches_the_command_as_it_was_said(

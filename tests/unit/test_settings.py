@@ -53,6 +53,12 @@ def test_the_variable_wins_over_its_file(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert settings.token.get_secret_value() == "from-variable"
 
 
+def test_an_empty_secret_file_counts_as_unset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("\n")
+    monkeypatch.setenv("EXAMPLE_TOKEN_FILE", str(tmp_path / "token"))
+    assert load(Example).token is None
+
+
 def test_a_secret_file_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EXAMPLE_TOKEN_FILE", str(tmp_path / "nowhere"))
     with pytest.raises(SettingsError, match=r"EXAMPLE_TOKEN_FILE: cannot read .*nowhere"):
