@@ -1,7 +1,6 @@
 """The frame of every HTTP service of ours: request ids, a bound on bodies, problems for errors, probes, metrics."""
 
 import asyncio
-import re
 import time
 from http import HTTPStatus
 
@@ -11,17 +10,16 @@ from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uuid_utils import uuid7
 
 from libs import problems, telemetry, tracing
 from libs.json_depth import MOST as DEEPEST
 from libs.json_depth import too_deep
 from libs.keys import KeyRing
 from libs.probes import PATHS, Checks, probe_routes
+from libs.request_id import request_id_of
 
 LONGEST_LENGTH = 18  # digits; no body is an exabyte long, and Python refuses to read thousands of digits
 FORMS = ("application/x-www-form-urlencoded", "multipart/")
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 REQUESTS = Counter("lexi_http_requests_total", "Answers given, by route and status.", ["route", "status"])
 SECONDS = Histogram("lexi_http_seconds", "Time from a request's head to the end of its answer.", ["route"])
@@ -32,12 +30,6 @@ SERVER_ERROR = 500
 log = structlog.get_logger(__name__)
 
 STOPPING = "this process is stopping and did not finish the request"
-
-
-def request_id_of(headers: Headers) -> str:
-    """The caller's `X-Request-Id` where it is a sane token, else a new one."""
-    given = headers.get("x-request-id", "")
-    return given if REQUEST_ID.fullmatch(given) else str(uuid7())
 
 
 class Edge:
@@ -106,11 +98,23 @@ class Edge:
             left -= len(pieces[-1])
             if left < 0:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, headers={"Connection": "close"})
-            if not a_form and not message.get("more_body", False) and too_deep(b"".join(pieces)):
-                raise HTTPException(HTTPStatus.BAD_REQUEST, f"the body is nested more than {DEEPEST} levels deep")
+            if message["type"] == "http.request" and not message.get("more_body", False) and not a_form:
+                _check_text(b"".join(pieces))
             return message
 
         await self._app(scope, counted, send)
+
+
+def _check_text(body: bytes) -> None:
+    """Raise for what a parser must not get: one reads UTF-16 and UTF-32 as well, and recurses as deep as told."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "the body is not text in UTF-8") from None
+    if b"\0" in body:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "the body holds NUL, which no text in UTF-8 needs")
+    if too_deep(body):
+        raise HTTPException(HTTPStatus.BAD_REQUEST, f"the body is nested more than {DEEPEST} levels deep")
 
 
 def _say(method: str, route: str, status: int, *, took_s: float) -> None:

@@ -13,15 +13,19 @@ from urllib.parse import urlsplit
 
 from prometheus_client import Counter
 from pydantic import Field, field_validator
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from libs.request_id import request_id_of
 from libs.settings import Settings
 
 SERVICES = frozenset(
     {"api", "analytics", "forecast", "jobs", "paper", "llm-sidecar", "vram-watchdog", "host.docker.internal"}
 )
-"""Names under which containers of the house, and the host they run on, reach each other."""
+"""Names under which containers of the house, and the host they run on, reach each other. They count where others can
+connect: on loopback nobody asks by them but a page whose network gives them addresses of its own."""
+LOOPBACK = "127.0.0.1"
 ANY = "*"
 MOST_HEADERS = 100
 MOST_HEADER_BYTES = 32_768
@@ -33,7 +37,8 @@ TURNED_AWAY = Counter("lexi_http_turned_away_total", "Requests refused at the do
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?")
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(:[0-9]{1,5})?")
 _ESCAPE = re.compile(rb"%(..?)?", re.DOTALL)
-_NEEDS_NO_ESCAPE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_NEEDS_NO_ESCAPE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._")
+"""The tilde needs none either, and is let in with one: Java and older clients write it so, and it means nothing."""
 _READS_ONLY = frozenset({"GET", "HEAD", "OPTIONS"})
 _MOST_REMEMBERED = 1024
 
@@ -44,7 +49,8 @@ class DoorSettings(Settings):
     allowed_hosts: str = Field(
         default="",
         description="More names, comma-separated, under which services are asked for (header Host), such as that of a"
-        " proxy in front. Addresses, localhost and the names of the services always count; * switches the check off.",
+        " proxy in front. Addresses and localhost always count, the names of the services where they listen on more"
+        " than loopback; * switches the check off.",
     )
 
     @field_validator("allowed_hosts")
@@ -82,10 +88,11 @@ class Door:
     `listening` is the address that the server listens on, `names` the further names that count as ours.
     """
 
-    def __init__(self, app: ASGIApp, *, listening: str = "", names: Iterable[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, *, listening: str = LOOPBACK, names: Iterable[str] = ()) -> None:
         self._app = app
         self._origins = frozenset(names)
-        self._names = SERVICES | {"localhost", listening.lower()} | self._origins
+        services = frozenset[str]() if _is_loopback(listening) else SERVICES
+        self._names = services | {"localhost", listening.lower()} | self._origins
         self._known: set[bytes] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,22 +119,26 @@ class Door:
                     raise Refusal(HTTPStatus.BAD_REQUEST, "host", "there is more than one header Host")
                 host = value
             elif name == b"origin":
+                if origin is not None:
+                    raise Refusal(HTTPStatus.BAD_REQUEST, "origin", "there is more than one header Origin")
                 origin = value
         if len(headers) > MOST_HEADERS or size > MOST_HEADER_BYTES:
             detail = f"at most {MOST_HEADERS} headers and {MOST_HEADER_BYTES} bytes of them are read"
             raise Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers", detail)
         if host not in self._known:
-            self._check_host(host)
-        if origin is not None and host is not None:
-            self._check_origin(scope, origin.decode("latin-1").lower(), host.decode("latin-1").lower())
+            self._check_host(scope, host)
+        if origin is not None:
+            self._check_origin(scope, origin.decode("latin-1").lower(), host)
 
-    def _check_host(self, host: bytes | None) -> None:
+    def _check_host(self, scope: Scope, host: bytes | None) -> None:
         if host is None:
+            if scope["http_version"] == "1.0":  # which knows no Host: probes of proxies speak it, browsers do not
+                return
             raise Refusal(HTTPStatus.BAD_REQUEST, "host", "send a header Host")
         found = _HOST.fullmatch(host.decode("latin-1").lower())
         if found is None:
             raise Refusal(HTTPStatus.BAD_REQUEST, "host", "the header Host is not a name or address with a port")
-        name = found["name"].strip("[]")
+        name = found["name"].strip("[]").removesuffix(".")
         if not (name in self._names or ANY in self._names or _is_address(name)):
             raise Refusal(
                 HTTPStatus.MISDIRECTED_REQUEST, "host", f"{name} is not a name of this service; ALLOWED_HOSTS adds some"
@@ -135,7 +146,7 @@ class Door:
         if len(self._known) < _MOST_REMEMBERED:
             self._known.add(host)
 
-    def _check_origin(self, scope: Scope, origin: str, host: str) -> None:
+    def _check_origin(self, scope: Scope, origin: str, host: bytes | None) -> None:
         """Pages of other origins may not open websockets here nor have anything done.
 
         Reading alone is left to the browser, which keeps answers from them, since none here permits otherwise.
@@ -144,11 +155,20 @@ class Door:
             return
         try:
             parts = urlsplit(origin)
-            ours = parts.netloc == host or parts.hostname in self._origins
+            named = host is not None and parts.netloc == host.decode("latin-1").lower()
+            ours = named or (parts.hostname or "").removesuffix(".") in self._origins
         except ValueError:
             ours = False
         if not (ours or ANY in self._origins):
             raise Refusal(HTTPStatus.FORBIDDEN, "origin", "pages of another origin may not do this")
+
+
+def _is_loopback(listening: str) -> bool:
+    """Whether only programs of this machine can connect. A name other than localhost may be any address."""
+    try:
+        return ip_address(listening).is_loopback
+    except ValueError:
+        return listening.lower() == "localhost"
 
 
 def _is_address(name: str) -> bool:
@@ -202,4 +222,5 @@ async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, *, send: Sen
     if scope["path"].startswith("/v1/"):  # as the clients of the OpenAI API read errors
         kind = {"type": "invalid_request_error", "param": None, "code": f"refused_{refusal.reason}"}
         body = {"error": {"message": refusal.detail, **kind}}
-    await JSONResponse(body, refusal.status, {"Connection": "close"})(scope, receive, send)
+    headers = {"Connection": "close", "X-Request-Id": request_id_of(Headers(scope=scope))}
+    await JSONResponse(body, refusal.status, headers)(scope, receive, send)

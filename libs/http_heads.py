@@ -1,12 +1,17 @@
 """Bounds what a client may send before its request is one: uvicorn bounds bodies' buffers, but no heads.
 
+It also serves requests that offer another protocol than websockets as if they offered none, which is what HTTP asks of
+who does not speak it. Java's client offers h2c with every request, and the parser takes the body for that protocol's.
+
 The class stands on the callbacks of httptools, which uvicorn's own protocol is made of; a test on real sockets fails
 where a new release of it changes them.
 """
 
 import asyncio
+import sys
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MOST_BYTES = 65_536
@@ -24,6 +29,9 @@ class BoundedHeads(HttpToolsProtocol):
     _unframed = 0
     _in_head = True
     _timer: asyncio.TimerHandle | None = None
+    _declined = False
+    _again: tuple[bytes, int] | None = None
+    """The head without the offer that was declined, and where in what came the rest begins."""
 
     def connection_made(self, transport: Any) -> None:
         """A connection begins."""
@@ -39,6 +47,8 @@ class BoundedHeads(HttpToolsProtocol):
         """Something came. What the parser does not hand on as a body lies in memory, and is counted."""
         self._unframed += len(data)
         super().data_received(data)
+        if self._again is not None:
+            self._read_again(data)
         if self._unframed > MOST_BYTES and not self.transport.is_closing():
             self._cut(TOO_LARGE)
         elif self._in_head and self._timer is None and not self.transport.is_closing():
@@ -46,14 +56,16 @@ class BoundedHeads(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
-        self._in_head = True
+        self._in_head, self._declined = True, False
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self._in_head, self._unframed = False, 0
         self._stop_timer()
-        super().on_headers_complete()
+        self._declined = self.parser.should_upgrade() and not self._should_upgrade() and self._offers()
+        if not self._declined:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body, which the app bounds."""
@@ -67,7 +79,34 @@ class BoundedHeads(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is whole."""
         self._unframed = 0
-        super().on_message_complete()
+        if not self._declined:
+            super().on_message_complete()
+
+    def _offers(self) -> bool:
+        """Whether there is a header Upgrade. CONNECT, which is refused further on, leaves the protocol without one."""
+        return any(name == b"upgrade" for name, _ in self.headers)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """The parser stopped behind a head whose offer we do not take: here uvicorn would go on, without the body."""
+        stopped = sys.exception()
+        if not self._declined or not isinstance(stopped, httptools.HttpParserUpgrade):
+            super()._unsupported_upgrade_warning()
+            return
+        lines = [b": ".join(header) for header in self.headers if header[0] != b"upgrade"]
+        first = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        self._again = b"\r\n".join([first, *lines, b"", b""]), stopped.args[0]
+
+    def _read_again(self, data: bytes) -> None:
+        """Read heads once more as if they had offered nothing, each with what came behind it."""
+        rest = memoryview(data)
+        while self._again is not None:
+            (head, begins), self._again = self._again, None
+            rest = rest[begins:]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            super().data_received(head)
+            if not self.transport.is_closing():
+                super().data_received(rest)  # pyright: ignore[reportArgumentType] - the parser takes any buffer
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

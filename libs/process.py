@@ -173,6 +173,7 @@ async def serve(app: ASGIApp, *, host: str, port: int, stop: asyncio.Event, vari
         timeout_keep_alive=30,
         timeout_graceful_shutdown=DRAIN_S,
         proxy_headers=False,  # nobody reads a client's address, and the layer costs on each request
+        reset_contextvars=True,  # else a pipelined request starts with what the one before it set, such as its trace
     )
     server = _Server(config)
     log.info("listening", host=host, port=listener.getsockname()[1])

@@ -4,9 +4,12 @@
 set -euo pipefail
 PREFIX=LEXI
 KEY_NAME=LLM_API_KEY
+NAME_NAME=LLM_MODEL
+CONTEXT_NAME=LLM_MAX_TOKENS
+MEMORY_NAME=LLM_GPU_UTILIZATION
 # shellcheck source=scripts/lib/vllm.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/vllm.sh"
-if [[ ${1:-} == --help ]]; then sed -n '2,3s/^# //p' "$0" && exit; fi
+read_arguments "$@"
 
 NAME="${LLM_MODEL:-Lexi}"
 DTYPE="${LLM_DTYPE:-float16}"
@@ -17,8 +20,7 @@ export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES:-0,1,2,3}"
 PORT="$(setting PORT 8008)"
 SEQUENCES="$(setting MAX_NUM_SEQS 64)"
 MEMORY_MIB=""
-WATCHDOG_MIB=0
-whole_number LLM_MAX_TOKENS "$CONTEXT" 1 10000000
+whole_number LLM_MAX_TOKENS CONTEXT 1 10000000
 fraction LLM_GPU_UTILIZATION "$UTILISATION"
 read_settings
-launch "$@"
+launch

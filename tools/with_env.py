@@ -28,15 +28,18 @@ def read_env_file(path: Path) -> None:
 
 
 def fill_in_database(*, needed: bool) -> None:
-    """Name the embedded database of the stack whose state is here, unless another one is named."""
+    """Name the embedded database of the stack that runs here, unless another one is named."""
     if os.environ.get("DATABASE_URL") or os.environ.get("DATABASE_URL_FILE"):
         return
-    url_file = Path(os.environ.get("LOCAL_STATE") or ".local") / "database.url"
-    if not url_file.exists():
-        if not needed:
-            return
-        sys.exit(f"{url_file} is not there: start the stack with `make run`, or name a database in DATABASE_URL")
-    os.environ["DATABASE_URL"] = url_file.read_text(encoding="utf-8").strip()
+    from tools.local_stack.embedded import nobody_answers, not_running  # here, since a panic exit needs none of it
+
+    state = Path(os.environ.get("LOCAL_STATE") or ".local")
+    url_file = state / "database.url"
+    url = url_file.read_text(encoding="utf-8").strip() if url_file.exists() else ""
+    if url and not nobody_answers(url):
+        os.environ["DATABASE_URL"] = url
+    elif needed:
+        sys.exit(not_running(state))
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ class Course(BaseModel):
 
 
 class CourseReport(BaseModel):
-    """The courses of the phase that runs: by candidate, and then in the metrics' order."""
+    """The courses of one phase: by candidate, and then in the metrics' order."""
 
     key: str
     phase: str
@@ -45,9 +45,14 @@ class CourseReport(BaseModel):
     courses: Sequence[Course]
 
 
-async def read_course(connection: AsyncConnection, now: Prompts, key: str) -> tuple[phases.Asked, Phase]:
-    """What the courses of the experiment that runs rest on. Raises `NoExperiment`."""
-    asked = await phases.find(connection, now, key)
+async def read_course(
+    connection: AsyncConnection, now: Prompts, key: str, phase: str | None = None
+) -> tuple[phases.Asked, Phase]:
+    """What the courses of the phase that is asked for rest on, of the running one where none is.
+
+    Raises `NoExperiment`.
+    """
+    asked = await phases.find(connection, now, key, phase)
     return asked, await phases.read(connection, asked)
 
 

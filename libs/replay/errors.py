@@ -5,7 +5,7 @@ ReplayError
 ├── UnknownVersion    the prompt has no such version
 └── NotReplayable     what is there does not allow it
     ├── NotKept           messages, inputs or reply were not kept, or are kept no longer
-    ├── NotOurs           the call came from a client of the gateway: no prompt version stands behind it
+    ├── NotOurs           no prompt here stands behind the call: a client of the gateway made it, or the sidecar
     ├── ContentChanged    the version does not say any more what it said when the call was made
     └── InputsDoNotFit    the stored inputs cannot be rendered by the other version
 """
@@ -32,7 +32,7 @@ class NotKept(NotReplayable):
 
 
 class NotOurs(NotReplayable):
-    """The call came from a client of the gateway."""
+    """The call came from a client of the gateway, or its prompt is not among those here."""
 
 
 class ContentChanged(NotReplayable):

@@ -191,7 +191,7 @@ class Replayer:
 
 def version_then(call: OriginalCall, registry: Registry) -> PromptVersion:
     """The version a call was made with. Raises `NotOurs`, or `ContentChanged` where it says something else now."""
-    check_ours(call)
+    check_ours(call, registry)
     prompt = as_then(registry, call)
     if prompt is None:
         raise ContentChanged(
@@ -207,7 +207,7 @@ def other_version(call: OriginalCall, version: str, registry: Registry) -> Promp
 
     Raises `NotOurs`, `UnknownVersion` or `NotKept`.
     """
-    check_ours(call)
+    check_ours(call, registry)
     try:
         prompt = registry.version(call.prompt_key, version)
     except UnknownPrompt as error:
@@ -227,10 +227,17 @@ def versions_of(call: OriginalCall, registry: Registry) -> str:
         return "none"
 
 
-def check_ours(call: OriginalCall) -> None:
-    """Refuse a call that a client of the gateway made. Raises `NotOurs`."""
+def check_ours(call: OriginalCall, registry: Registry) -> None:
+    """Refuse a call that a client of the gateway made, or a service with prompts of its own. Raises `NotOurs`."""
     if not call.ours:
         raise NotOurs(
             f"call {call.id} came from a client through /{call.prompt_key}: no prompt version stands behind it; "
             "replay it without `force` and `version`, or send it again through the gateway"
+        )
+    known = registry.keys()
+    if call.prompt_key not in known:
+        raise NotOurs(
+            f"call {call.id} was made through the prompt {call.prompt_key!r}, which is not among the prompts here: it "
+            "was taken out, or belongs to a service with a file of its own, as the sidecar; replay it without `force` "
+            "and `version`"
         )

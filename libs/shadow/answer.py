@@ -45,7 +45,7 @@ class Group(BaseModel):
 
 
 class Split(BaseModel):
-    """The allowed beside the blocked; `difference` is allowed less blocked."""
+    """The allowed beside the blocked; `difference` is allowed less blocked, null where either has too few outcomes."""
 
     model_config = ConfigDict(from_attributes=True)
 

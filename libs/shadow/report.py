@@ -4,21 +4,24 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from math import sqrt
 from typing import Literal, TypeAlias, TypeVar
 
 from libs.statistics.intervals import (
+    LEVEL,
     NOTHING,
     Cluster,
     Estimate,
     clustered_difference,
     clustered_mean,
     clustered_rate,
+    student_quantile,
 )
 from libs.trading.reasons import Kind, Reason
 
 LEAST_ENTRIES = 30
 LEAST_DAYS = 10
-"""With fewer settled entries in a group, or fewer market days, no conclusion is drawn."""
+"""With fewer settled entries in either group, or fewer market days in it, there is no difference and no conclusion."""
 
 HARD = frozenset(reason.value for reason in Reason if reason.kind is Kind.HARD)
 USUAL_HORIZON = "1d"
@@ -72,7 +75,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Two fates side by side; `difference` is the mean return of the allowed less that of the blocked."""
+    """Two fates side by side; `difference` is the mean return of the allowed less that of the blocked.
+
+    It is None where either has too little to be compared, see `LEAST_ENTRIES` and `LEAST_DAYS`.
+    """
 
     allowed: Group
     blocked: Group
@@ -98,7 +104,7 @@ def report(rows: Sequence[Sums]) -> Report:
     total = sum(row.entries for row in rows)
     refused = total - sum(row.entries for row in compared)
     whole = split(compared)
-    lacking = missing(whole, days=len(settled_days(compared)))
+    lacking = missing(whole)
     sentence = lacking or conclusion(whole, refused=refused)
     if any(row.settled and row.horizon != USUAL_HORIZON for row in compared):
         sentence += " Horizons longer than a bar overlap, so these intervals are narrower than they should be."
@@ -125,9 +131,35 @@ def split(rows: Sequence[Sums]) -> Split:
     """The allowed and the blocked among rows, over the same days, so that what a day did to both cancels."""
     allowed = [row for row in rows if row.fate == "allowed"]
     blocked = [row for row in rows if row.fate == "blocked"]
-    days = sorted(settled_days(rows))
-    difference = clustered_difference(returns(allowed, days), returns(blocked, days))
-    return Split(group(allowed), group(blocked), difference)
+    first, second = group(allowed), group(blocked)
+    if not (comparable(first) and comparable(second)):
+        return Split(first, second, None)
+    return Split(first, second, difference(allowed, blocked, fewest=min(first.market_days, second.market_days)))
+
+
+def comparable(found: Group) -> bool:
+    """Whether enough came of a group to be held against another."""
+    return found.settled >= LEAST_ENTRIES and found.market_days >= LEAST_DAYS
+
+
+def difference(allowed: Sequence[Sums], blocked: Sequence[Sums], *, fewest: int) -> Estimate | None:
+    """The mean return of the allowed less that of the blocked, as sure as the one with the `fewest` days permits.
+
+    The days of both together would lend the one with few days the certainty of the other. So quantile and correction
+    are those of the fewest days: where no day is common to both, the interval is never narrower than that of either.
+    What both have in common on a day still cancels.
+    """
+    days = sorted(settled_days((*allowed, *blocked)))
+    found = clustered_difference(returns(allowed, days), returns(blocked, days))
+    if found is None:
+        return None
+    half = (found.high - found.value) * certainty(fewest) / certainty(len(days))
+    return Estimate(found.value, found.value - half, found.value + half)
+
+
+def certainty(days: int) -> float:
+    """How far an interval reaches for its number of days: Student's quantile with the correction for so few."""
+    return student_quantile(0.5 + LEVEL / 2, freedom=days - 1) * sqrt(days / (days - 1))
 
 
 def group(rows: Sequence[Sums]) -> Group:
@@ -186,15 +218,15 @@ def clusters(rows: Sequence[Sums], days: Sequence[date], *, total: Callable[[Sum
     ]
 
 
-def missing(whole: Split, *, days: int) -> str | None:
+def missing(whole: Split) -> str | None:
     """The sentence that says that there is not enough to go by; None when there is."""
-    allowed, blocked = whole.allowed.settled, whole.blocked.settled
-    if min(allowed, blocked) >= LEAST_ENTRIES and days >= LEAST_DAYS and whole.difference is not None:
+    allowed, blocked = whole.allowed, whole.blocked
+    if whole.difference is not None:
         return None
     return (
-        f"not enough data yet: {counted(allowed, 'allowed')} and {blocked} blocked with an outcome, over "
-        f"{days} market day{'' if days == 1 else 's'}; at least {LEAST_ENTRIES} of each over {LEAST_DAYS} days are "
-        "needed."
+        f"not enough data yet: {counted(allowed.settled, 'allowed')} and {blocked.settled} blocked with an outcome, "
+        f"over {allowed.market_days} and {blocked.market_days} market days; at least {LEAST_ENTRIES} of each, over "
+        f"{LEAST_DAYS} days each, are needed."
     )
 
 

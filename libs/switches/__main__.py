@@ -1,4 +1,8 @@
-"""`python -m libs.switches gate-off | gate-on | shadow-on | shadow-off | show`: turn a switch by hand."""
+"""`python -m libs.switches gate-off | gate-on | shadow-on | shadow-off | show`: turn a switch by hand.
+
+Turning one away from its default (`CAUTIOUS`) needs a reason: it is asked for at a terminal, and refused without one.
+The way back never waits for words.
+"""
 
 import argparse
 import asyncio
@@ -7,9 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from libs import telemetry
+from libs.command_line import Parser, asked_at_the_terminal
 from libs.db.opening import open_database
 from libs.process import explain
-from libs.switches.reading import Standing, Switch, standing
+from libs.switches.reading import CAUTIOUS, Standing, Switch, standing
 from libs.switches.turning import LONGEST_MINUTES, USUAL_MINUTES, SwitchError, turn
 from libs.telemetry import mask_text
 
@@ -20,27 +25,55 @@ COMMANDS: dict[str, tuple[Switch, bool]] = {
     "shadow-off": ("LLM_SHADOW_MODE", False),
 }
 BY_HAND = "turned by hand, no reason given"
+INTERRUPTED = 130
+HELPS = {
+    "gate-off": "the policy counts as allow for a while; limits, duplicates and the halt still hold",
+    "gate-on": "the policy counts again",
+    "shadow-on": "verdicts of the policy are only logged",
+    "shadow-off": "verdicts of the policy act",
+}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m libs.switches", description="Turn a switch, or show them.")
+    parser = Parser(prog="python -m libs.switches", description="Turn a switch, or show them.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("show", help="where the switches stand, and who set them so")
-    helps = {
-        "gate-off": "the policy counts as allow for a while; limits, duplicates and the halt still hold",
-        "gate-on": "the policy counts again",
-        "shadow-on": "verdicts of the policy are only logged",
-        "shadow-off": "verdicts of the policy act",
-    }
-    for name, words in helps.items():
+    for name, words in HELPS.items():
         command = commands.add_parser(name, help=words)
         command.add_argument("--operator", default=os.environ.get("USER", ""), help="who does this (default: USER)")
-        off = name == "gate-off"
-        command.add_argument("--reason", required=off, default=BY_HAND, help="why; kept with the change")
-        if off:
+        needed = "needed; asked for at a terminal" if needs_reason(name) else "may be left out"
+        command.add_argument("--reason", default="", help=f"why; kept with the change; {needed}")
+        if name == "gate-off":
             limits = f"{USUAL_MINUTES} where left out, at most {LONGEST_MINUTES}"
-            command.add_argument("--minutes", type=int, help=f"how long; {limits}")
+            command.add_argument("--minutes", type=_minutes, help=f"how long; {limits}")
     return parser
+
+
+def _minutes(words: str) -> int:
+    try:
+        return int(words)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{words!r} is no whole number of minutes") from error
+
+
+def needs_reason(command: str) -> bool:
+    """Whether a command turns a switch away from where it stands by default."""
+    name, value = COMMANDS[command]
+    return CAUTIOUS[name] != value
+
+
+def _reason(options: argparse.Namespace) -> str:
+    """Why a switch is turned: as given, as answered at the terminal, or as nobody has to say. Raises `SwitchError`."""
+    command: str = options.command
+    given: str = options.reason.strip()
+    if not options.operator.strip():
+        raise SwitchError("nothing was turned: say who, with OPERATOR=NAME (without make: --operator NAME)")
+    if given or not needs_reason(command):
+        return given or BY_HAND
+    answered = asked_at_the_terminal(f"{HELPS[command]}. Why? (kept with the change) ")
+    if not answered:
+        raise SwitchError(f'nothing was turned: say why, with make {command} REASON="…" (without make: --reason "…")')
+    return answered
 
 
 def _line(stand: Standing) -> str:
@@ -62,13 +95,17 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command and print where the switches stand. 2 with one line on stderr where it cannot be done."""
     options = _parser().parse_args(arguments)
     try:
+        if options.command != "show":
+            options.reason = _reason(options)
         stands = asyncio.run(_run(options))
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return INTERRUPTED
     except Exception as error:
         line = explain(error)
         if line is None:
             raise
-        hint = "; name yourself with --operator" if isinstance(error, SwitchError) and not options.operator else ""
-        sys.stderr.write(f"{mask_text(line)}{hint}\n")
+        sys.stderr.write(f"{mask_text(line)}\n")
         return 2
     sys.stdout.write("".join(f"{_line(stand)}\n" for stand in stands))
     return 0

@@ -7,7 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from libs.alerts import raise_alert
-from libs.switches.reading import Standing, Switch, standing
+from libs.switches.reading import CAUTIOUS, Standing, Switch, standing
 from libs.switches.settings import SwitchSettings
 
 GATE_OFF: Switch = "ORDER_GATE_DISABLED"
@@ -41,6 +41,7 @@ WRITE = text(
 
 ENVIRONMENT = "environment"
 SAID_ALREADY = "kept for the next start; another service had said so already"
+FIRST_START = "first start: as the environment and its defaults have it"
 ENVIRONMENT_CHANGED = "the environment of a start said otherwise than the one before"
 
 
@@ -107,14 +108,14 @@ async def record_environment(engine: AsyncEngine, settings: SwitchSettings, *, s
                 name=name,
                 value=value,
                 set_by=set_by,
-                reason=ENVIRONMENT_CHANGED,
+                reason=FIRST_START if last is None else ENVIRONMENT_CHANGED,
                 minutes=LONGEST_MINUTES if _disables(name, value) else None,
                 env_value=value,
             )
             if own is None and last is not None and last == value:
                 await _remember(connection, change)
             else:
-                await _write(connection, change, quiet=last is None and not value)
+                await _write(connection, change, quiet=last is None and value == CAUTIOUS[name])
         await _end_the_endless(connection)
 
 
@@ -151,13 +152,16 @@ def _lasts(name: Switch, value: bool, *, minutes: int | None) -> int | None:
 
 
 async def _write(connection: AsyncConnection, change: _Change, *, quiet: bool = False) -> None:
-    """Append the row, and before one that ends what holds afterwards, so that no older and longer one comes back."""
+    """Append the row, and before one that ends what holds afterwards, so that no older and longer one comes back.
+
+    A `quiet` change is news to nobody: the default, written at the first start.
+    """
     if change.minutes is not None:
         reason = f"holds when this has ended: {change.reason}"
         after = replace(change, value=not change.value, reason=reason, minutes=None, env_value=None)
         await connection.execute(WRITE, asdict(after))
     number = await connection.scalar(WRITE, asdict(change))
-    log.warning("switch_turned", **asdict(change))
+    (log.info if quiet else log.warning)("switch_turned", **asdict(change))
     if change.name == GATE_OFF and not quiet:
         done = f"disabled for {change.minutes} minutes" if change.value else "enabled again"
         words = f"The policy of the order gate was {done} by {change.set_by}: {change.reason}"

@@ -21,6 +21,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from libs import telemetry
+from libs.command_line import Parser
 from libs.db.opening import open_database
 from libs.process import explain
 from libs.service_settings import ListenSettings
@@ -241,11 +242,21 @@ def _remove(halt_file: HaltFile, halt_id: UUID, offset: int) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m libs.trading.rearm", description="Let entries pass again.")
+    parser = Parser(prog="python -m libs.trading.rearm", description="Let entries pass again.")
     parser.add_argument("--operator", default=os.environ.get("USER", ""), help="who does this (default: USER)")
     parser.add_argument("--reason", default="", help="why; kept with the halt")
     parser.add_argument("--confirm", default="", help=f"the word {WORD}")
     return parser
+
+
+def _missing(options: argparse.Namespace) -> list[str]:
+    """What a re-arm lacks, in the words of `make`."""
+    given = {
+        "OPERATOR": options.operator.strip() != "",
+        "REASON": options.reason.strip() != "",
+        f"CONFIRM={WORD}": options.confirm == WORD,
+    }
+    return [name for name, said in given.items() if not said]
 
 
 async def _run(operator: str, reason: str) -> Rearmed:
@@ -257,8 +268,13 @@ async def _run(operator: str, reason: str) -> Rearmed:
 def main(arguments: Sequence[str]) -> int:
     """Re-arm and say so. 1 with the reason where it is refused, 2 where it was asked wrongly or cannot be tried."""
     options = _parser().parse_args(arguments)
-    if options.confirm != WORD or not options.operator.strip() or not options.reason.strip():
-        sys.stderr.write(f"say who (--operator), why (--reason) and --confirm {WORD}\n")
+    missing = _missing(options)
+    if missing:
+        sys.stderr.write(
+            f"not re-armed, for want of {', '.join(missing)}. Say who, why and the word: "
+            f'make rearm OPERATOR=ann REASON="…" CONFIRM={WORD} '
+            f"(without make: --operator, --reason, --confirm {WORD})\n"
+        )
         return 2
     try:
         done = asyncio.run(_run(options.operator, options.reason))

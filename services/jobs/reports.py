@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import structlog
 from pydantic import BaseModel
@@ -16,21 +16,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from libs.exposures.answer import experiment_of, read_experiment
 from libs.exposures.course_report import course_of, read_course
+from libs.exposures.phases import NoExperiment
 from libs.json_numbers import Number
 from libs.llm.prompts import Prompts
 from libs.shadow import USUAL_PAST, shadow_of
 
 HOUR = timedelta(hours=1)
+KEPT_UP = timedelta(days=7)
+"""How long after its last answer the reports of an experiment that has ended are made again, for late outcomes."""
 
 log = structlog.get_logger(__name__)
 
-Report: TypeAlias = Callable[[AsyncEngine], Awaitable[BaseModel]]
+Report: TypeAlias = Callable[[AsyncEngine], Awaitable[BaseModel | None]]
+"""What makes a report; None leaves the one before in its place."""
 
 # Validity is the share of valid answers among the answers: what was not answered in time says nothing about it. Answers
 # from the cache are left out of it, and of the times. Replays are not the desk's own work.
 LAST_HOUR = text(
     """
-    select prompt_key, count(*) as calls, count(*) filter (where cached) as cached,
+    select service, prompt_key, count(*) as calls, count(*) filter (where cached) as cached,
       count(*) filter (where status = 'timed_out') as timeouts,
       count(*) filter (where status in ('failed', 'cancelled')) as failed,
       count(*) filter (where status in ('ok', 'invalid') and not cached) as answered,
@@ -39,7 +43,7 @@ LAST_HOUR = text(
       percentile_cont(0.5) within group (order by total_ms) filter (where success and not cached) as p50_ms,
       percentile_cont(0.95) within group (order by total_ms) filter (where success and not cached) as p95_ms
     from llm_calls where ts >= :since and ts < :until and replay_of is null
-    group by prompt_key order by prompt_key
+    group by service, prompt_key order by prompt_key, service
     """
 )
 KEEP = text(
@@ -50,12 +54,35 @@ KEEP = text(
     where reports.made_at < excluded.made_at
     """
 )
+# The phase that ended last, where its report is due. A guardrail may end one within seconds, before any report on it is
+# made: exposures of the last hour name such a one. What was reported on changes with its outcomes alone, so that once
+# an hour is enough for it.
+ENDED = text(
+    """
+    select coalesce(
+      (
+        select lately.phase from (
+          select phase from exposures where key = :key and assigned_at > clock_timestamp() - cast(:hour as interval)
+          order by assigned_at desc limit 1
+        ) lately
+        where lately.phase is distinct from (select content ->> 'phase' from reports where name = :name)
+      ),
+      (
+        select own.content ->> 'phase' from reports own
+        join reports experiment on experiment.name = 'experiment:' || :key
+        where own.name = :name and own.made_at < clock_timestamp() - cast(:hour as interval)
+          and (experiment.content ->> 'judged_at')::timestamptz > clock_timestamp() - cast(:kept_up as interval)
+      )
+    )
+    """
+)
 NOW = text("select clock_timestamp()")
 
 
 class PromptHour(BaseModel):
-    """The calls for one prompt key. `validity` and the times are null where the model answered nothing."""
+    """The calls of a service for a prompt key. `validity` and the times are null where the model answered nothing."""
 
+    service: str
     prompt_key: str
     calls: int
     cached: int
@@ -90,34 +117,63 @@ async def hour_report(engine: AsyncEngine) -> BaseModel:
     return Hour(since=until - HOUR, until=until, prompts=[PromptHour(**row) for row in rows])
 
 
-async def experiment_report(now: Prompts, key: str, engine: AsyncEngine) -> BaseModel:
-    """What `GET /llm/admin/experiments/{key}` answers for the experiment that runs. Raises `NoExperiment`."""
+async def experiment_report(now: Prompts, key: str, engine: AsyncEngine, phase: str | None = None) -> BaseModel:
+    """What `GET /llm/admin/experiments/{key}` answers, for the experiment that runs or a phase that has ended.
+
+    Raises `NoExperiment`.
+    """
     async with engine.connect() as connection:
-        reading = await read_experiment(connection, now, key)
+        reading = await read_experiment(connection, now, key, phase)
     return await experiment_of(reading)
 
 
-async def course_report(now: Prompts, key: str, engine: AsyncEngine) -> BaseModel:
-    """How the metrics of the experiment that runs went. Raises `NoExperiment`.
+async def course_report(now: Prompts, key: str, engine: AsyncEngine, phase: str | None = None) -> BaseModel:
+    """How the metrics went, of the experiment that runs or of a phase that has ended. Raises `NoExperiment`.
 
     It is reckoned anew from all exposures each time, since outcomes of earlier days come later.
     """
     async with engine.connect() as connection:
-        asked, phase = await read_course(connection, now, key)
-    return await course_of(asked, phase)
+        asked, found = await read_course(connection, now, key, phase)
+    return await course_of(asked, found)
 
 
+async def ended_report(now: Prompts, key: str, kind: str, engine: AsyncEngine) -> BaseModel | None:
+    """The report that is kept of a key's last experiment, made again now that it has ended; None where that is idle."""
+    asked = {"key": key, "name": f"{kind}:{key}", "hour": HOUR, "kept_up": KEPT_UP}
+    async with engine.connect() as connection:
+        phase = await connection.scalar(ENDED, asked)
+    if phase is None:
+        return None
+    try:
+        return await OF_EXPERIMENTS[kind](now, key, engine, phase)
+    except NoExperiment:
+        return None  # its exposures are older than they are kept: the report stays as it was
+
+
+class OfExperiment(Protocol):
+    """What makes a report on an experiment: the one of a phase, or of what runs."""
+
+    async def __call__(self, now: Prompts, key: str, engine: AsyncEngine, phase: str | None = None) -> BaseModel:
+        """Make it. Raises `NoExperiment`."""
+        ...
+
+
+OF_EXPERIMENTS: Mapping[str, OfExperiment] = {
+    "experiment": experiment_report,
+    "course": course_report,
+}
 REPORTS: Mapping[str, Report] = {"shadow": shadow_report, "hour": hour_report}
 
 
 def reports(now: Prompts) -> dict[str, Report]:
-    """Every report there is to make, with two for each experiment that runs now."""
-    running = [key for key, found in now.in_force.items() if found.experiment is not None]
-    return {
-        **REPORTS,
-        **{f"experiment:{key}": partial(experiment_report, now, key) for key in running},
-        **{f"course:{key}": partial(course_report, now, key) for key in running},
-    }
+    """Every report there is to make, with two for each experiment that runs now or ended lately."""
+    made = dict(REPORTS)
+    for kind, report in OF_EXPERIMENTS.items():
+        for key, found in now.in_force.items():
+            runs = found.experiment is not None
+            name = f"{kind}:{key}"
+            made[name] = partial(report, now, key) if runs else partial(ended_report, now, key, kind)
+    return made
 
 
 async def make_reports(engine: AsyncEngine, reports: Mapping[str, Report]) -> None:
@@ -134,11 +190,13 @@ async def make_reports(engine: AsyncEngine, reports: Mapping[str, Report]) -> No
 
 
 async def make_report(engine: AsyncEngine, name: str, make: Report) -> None:
-    """Make one report and keep it in place of the one before."""
+    """Make one report and keep it in place of the one before, unless that one is to stay."""
     async with engine.connect() as connection:
         made_at = await now_of(connection)
     begun = time.monotonic()
     made = await make(engine)
+    if made is None:
+        return
     took_ms = (time.monotonic() - begun) * 1000
     values = {"name": name, "content": made.model_dump_json(), "made_at": made_at, "took_ms": took_ms}
     async with engine.begin() as connection:

@@ -20,11 +20,15 @@ NOT_LOADED: Mapping[ModelName, str] = {
 SPOKEN: Mapping[ModelName, str] = {"hermes": "Hermes", "phi3": "Phi-3"}
 
 AWAY = frozenset({"connect_failed", "breaker_open", "cannot_send", "unknown_upstream"})
+BUSY = frozenset({"no_slot", "overloaded"})
 LATE = frozenset({"deadline_exceeded", "first_token_timeout", "idle_timeout"})
 
 # What an engine's refusal says of itself: it does not have the model, or does not let us in.
 _NOT_THERE = re.compile(r"refused: answered (401|403|404)\b")
-_REFUSED = re.compile(r"refused: answered 4")
+# Every engine's own sentence for it names the window: vLLM and OpenAI the context length, llama.cpp the context size.
+_TOO_LONG = re.compile(
+    r"refused: (?:answered 4|the engine sent an error).*(?:context[ _](?:length|size|window)|maximum model length)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,10 @@ def not_loaded(name: ModelName) -> Failure:
     return Failure(NOT_LOADED[name], HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-def too_long(window: int) -> Failure:
-    """The prompt leaves no room for an answer."""
+def too_long(window: int, called: Mapping[str, Any] | None = None) -> Failure:
+    """The prompt leaves no room for an answer. `called` names the call, where one was made."""
     words = f"The prompt is too long: prompt and answer have {window} tokens together."
-    return Failure(words, HTTPStatus.UNPROCESSABLE_ENTITY)
+    return Failure(words, HTTPStatus.UNPROCESSABLE_ENTITY, called or {})
 
 
 def invalid_model_id(model_id: Any) -> Failure:
@@ -68,9 +72,9 @@ def failure_of(answer: Answer, name: ModelName, *, window: int, has_share: bool)
         return Failure(words, HTTPStatus.BAD_GATEWAY, called)
     if code in AWAY or _NOT_THERE.match(error) or not has_share:
         return not_loaded(name)
-    if code == "prompt_too_long" or (_REFUSED.match(error) and "context" in error):
-        return too_long(window)
-    if code == "no_slot":
+    if code == "prompt_too_long" or _TOO_LONG.match(error):
+        return too_long(window, called)
+    if code in BUSY:
         return Failure(f"{who} is busy: its turn did not come in time.", HTTPStatus.SERVICE_UNAVAILABLE, called)
     if code in LATE:
         return Failure(f"{who} did not answer in time.", HTTPStatus.GATEWAY_TIMEOUT, called)
@@ -87,9 +91,9 @@ def reply(said: Mapping[str, Any] | Failure, *, legacy_status: bool) -> Response
     return Response(json_text(content), status_code=int(status), media_type="application/json")
 
 
-def json_text(content: Any) -> str:
+def json_text(content: Any, *, ascii_only: bool = True) -> str:
     """Compact JSON. Of the standard library: a model's number, or a caller's word, may be what faster ones refuse.
 
     Raises `ValueError` for what JSON has no form for.
     """
-    return json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return json.dumps(content, ensure_ascii=ascii_only, allow_nan=False, separators=(",", ":"))

@@ -9,6 +9,7 @@ import structlog
 from prometheus_client import Counter
 
 from libs.llm.types import Answer
+from libs.llm.untrusted import clean_text
 from libs.upstreams.types import Priority, TimeLimits
 from libs.upstreams.upstream import DEAD
 from services.sidecar.answers import SPOKEN, Failure, failure_of, json_text, not_loaded, too_long
@@ -21,6 +22,11 @@ ANSWERS = Counter(
     "Answers of the sidecar's models, whatever status their caller got",
     ["model", "outcome"],
 )
+
+LONGEST_REVIEWED = 1_000_000
+"""Characters of a request or a proposal that a review shows, as `adjustment_review` says: what is longer is refused,
+since who reads it would judge another thing than was asked or proposed.
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +67,8 @@ class Models:
 
     async def generate(self, question: Question) -> Said:
         """Hermes's text."""
-        answer = await self._hermes("generate", {"prompt": question.prompt}, question, deadline=self.deadline())
+        inputs, deadline = {"prompt": question.prompt}, self.deadline()
+        answer = await self._hermes("generate", inputs, question, shown=question.prompt, deadline=deadline)
         return answer if isinstance(answer, Failure) else {"generated_text": answer}
 
     async def adjust(self, question: Question) -> Said:
@@ -78,46 +85,53 @@ class Models:
         proposal = await self._phi3(question, deadline=deadline)
         if isinstance(proposal, Failure):
             return proposal
-        inputs = {"request": question.prompt, "proposal": json_text(proposal)}
-        assessment = await self._hermes("adjustment_review", inputs, question, deadline=deadline)
+        assessment = await self._review(question, proposal, deadline=deadline)
         if isinstance(assessment, Failure):
             return assessment
         return {"phi3_proposal": proposal, "hermes_assessment": assessment}
 
+    async def _review(self, question: Question, proposal: Mapping[str, Any], *, deadline: float) -> str | Failure:
+        """Hermes on the whole request and the whole proposal, in the letters they are written in."""
+        inputs = {"request": question.prompt, "proposal": json_text(proposal, ascii_only=False)}
+        shown, window = json_text(inputs, ascii_only=False), self.places.window_of("hermes")
+        if least_tokens(shown) >= window or any(map(_would_be_cut, inputs.values())):
+            return self._failed("hermes", too_long(window), reason="prompt_too_long")
+        return await self._hermes("adjustment_review", inputs, question, shown=shown, deadline=deadline)
+
     async def _hermes(
-        self, key: str, inputs: Mapping[str, str], question: Question, *, deadline: float
+        self, key: str, inputs: Mapping[str, str], question: Question, *, shown: str, deadline: float
     ) -> str | Failure:
-        answer = await self._ask("hermes", key, inputs, question=question, fit=answer_tokens, deadline=deadline)
-        if isinstance(answer, Failure):
-            return answer
+        """Its text. `shown` is what it reads of the inputs, for the count of tokens."""
+        tokens = self._fitted("hermes", shown, question, fit=answer_tokens)
+        if isinstance(tokens, Failure):
+            return tokens
+        answer = await self._ask("hermes", key, inputs, tokens=tokens, deadline=deadline)
         if answer.status == "unavailable":
             return self._judged("hermes", answer)
         ANSWERS.labels("hermes", "ok").inc()
         return answer.text  # any text will do, and saying nothing is an answer too
 
     async def _phi3(self, question: Question, *, deadline: float) -> Mapping[str, Any] | Failure:
+        tokens = self._fitted("phi3", question.prompt, question, fit=object_tokens)
+        if isinstance(tokens, Failure):
+            return tokens
         inputs = {"prompt": question.prompt}
-        answer = await self._ask("phi3", "adjustment", inputs, question=question, fit=object_tokens, deadline=deadline)
-        if isinstance(answer, Failure):
-            return answer
+        answer = await self._ask("phi3", "adjustment", inputs, tokens=tokens, deadline=deadline)
         if answer.status != "ok":
             return self._judged("phi3", answer)
         ANSWERS.labels("phi3", "ok").inc()
         return answer.value
 
-    async def _ask(
-        self,
-        name: ModelName,
-        key: str,
-        inputs: Mapping[str, str],
-        *,
-        question: Question,
-        fit: Fit,
-        deadline: float,
-    ) -> Answer | Failure:
-        text, window = "\n".join(inputs.values()), self.places.window_of(name)
-        if least_tokens(text) >= window:
+    def _fitted(self, name: ModelName, shown: str, question: Question, *, fit: Fit) -> int | Failure:
+        """New tokens to ask for, or that there is no room for any."""
+        window = self.places.window_of(name)
+        if least_tokens(shown) >= window:
             return self._failed(name, too_long(window), reason="prompt_too_long")
+        return fit(shown, question.max_length, window=window)
+
+    async def _ask(
+        self, name: ModelName, key: str, inputs: Mapping[str, str], *, tokens: int, deadline: float
+    ) -> Answer:
         upstream = self.places.upstream_of(name)
         answer = await self.client.ask(
             key,
@@ -126,7 +140,7 @@ class Models:
             upstream=upstream,
             limits=replace(self.limits, total_s=max(0.001, deadline - self.clock())),
             use_cache=False,
-            sampling={"max_tokens": fit(text, question.max_length, window=window)},
+            sampling={"max_tokens": tokens},
         )
         self.noted(upstream, answer)
         return answer
@@ -142,3 +156,8 @@ class Models:
         upstream = self.places.upstream_of(name)
         log.warning("model_gave_no_answer", model=SPOKEN[name], upstream=upstream, reason=reason, call_id=call_id)
         return failure
+
+
+def _would_be_cut(text: str) -> bool:
+    """Whether a review would show less than the whole; cleaning may make a text longer."""
+    return len(clean_text(text, max_chars=LONGEST_REVIEWED + 1)) > LONGEST_REVIEWED

@@ -1,7 +1,8 @@
 """Whether the models are there, from what their servers really do.
 
 A server that lists a model may still fail each request. So a model counts as loaded when its server lists it, shows
-life, and has answered lately; where nobody has asked it lately, it is asked for one word.
+life, and has answered lately; where nobody has asked it lately, it is asked for one word. While that word is awaited,
+or cannot be asked for since every slot is taken, its last answer stands for a while longer.
 """
 
 import asyncio
@@ -23,12 +24,18 @@ from services.sidecar.places import ModelName, Places
 
 LATELY_S = 30.0
 """How long a completion speaks for the model that gave it."""
+STANDS_S = 300.0
+"""How long a completion speaks while there is no newer word: a slow model must not count as gone at each look."""
 REUSED_S = 3.0
 """How long a look is given again."""
 WAIT_S = 2.5
-"""How long who asks waits for a look. Docker's health check waits 3 s; what takes longer counts when it has ended."""
+"""How long who asks waits for a look. Docker's health check waits 3 s; a longer look counts when it has ended."""
 PROBE = TimeLimits(connect_s=2.0, first_token_s=10.0, idle_s=5.0, total_s=10.0)
-OF_THE_REQUEST = ("prompt_too_long", "refused: answered 400", "refused: answered 422", "no_slot", "deadline_exceeded")
+NO_TURN = ("no_slot", "overloaded")
+"""Failures of a question that was never put, since others are being answered."""
+OF_THE_REQUEST = (
+    "prompt_too_long", "refused: answered 400", "refused: answered 422", "deadline_exceeded", *NO_TURN,
+)  # fmt: skip
 """Failures that say nothing about the model."""
 
 log = structlog.get_logger(__name__)
@@ -65,7 +72,7 @@ class Lookout:
         if look is None or look.done():
             look = self._looks[upstream] = asyncio.create_task(self._look(upstream, place, client))
         await asyncio.wait({look}, timeout=WAIT_S)  # whoever stops waiting does not end it for the others
-        return look.done() and look.result()
+        return look.result() if look.done() else self._answered_within(STANDS_S, upstream)
 
     async def close(self) -> None:
         """End the looks under way."""
@@ -80,18 +87,28 @@ class Lookout:
 
     def _vouched_for(self, upstream: str, place: Upstream) -> bool:
         """Whether a completion came lately, or one is being written: a busy server's counters move."""
-        lately = self._clock() - self._answered_at.get(upstream, float("-inf")) < LATELY_S
-        return lately or place.status().state == "busy"
+        return self._answered_within(LATELY_S, upstream) or place.status().state == "busy"
+
+    def _answered_within(self, seconds: float, upstream: str) -> bool:
+        """Whether it answered in that time and has not failed since."""
+        return self._clock() - self._answered_at.get(upstream, float("-inf")) < seconds
 
     async def _asks(self, upstream: str, client: Asker) -> bool:
+        asked_at = self._clock()
         answer = await client.ask(
             "health", {}, priority=Priority.HEALTH, upstream=upstream, limits=PROBE, use_cache=False
         )
         self.note(upstream, answer)
-        good = answer.status != "unavailable" and answer.upstream == upstream
-        if not good:
-            log.warning("model_does_not_answer", upstream=upstream, reason=(answer.error or "").partition(":")[0])
-        return good
+        if answer.status != "unavailable" and answer.upstream == upstream:
+            return True
+        reason = (answer.error or "").partition(":")[0]
+        if reason in NO_TURN:
+            return self._answered_within(STANDS_S, upstream)
+        if self._answered_at.get(upstream, float("-inf")) >= asked_at:
+            return True  # somebody else got an answer meanwhile
+        self._answered_at.pop(upstream, None)  # one word in all that time is not much to ask
+        log.warning("model_does_not_answer", upstream=upstream, reason=reason)
+        return False
 
 
 async def _lists(place: Upstream) -> bool:

@@ -1,6 +1,7 @@
 """`python -m services.watchdog [--once]`: watch a card's memory, or read it once.
 
-The exit code of `--once`: 0 at or below the limit, 1 above it, 3 unreadable, 2 where the settings cannot be read.
+The exit code of `--once`: 0 at or below the limit, 1 above it, 3 unreadable, 2 where the settings cannot be read,
+128 and the number of the signal that broke it off. 4 is a fault of the program's own, in both ways of running.
 """
 
 import argparse
@@ -14,16 +15,17 @@ from services.watchdog.plan import PlanError, read_plan
 UNUSED = ("rich", "pygments", "click", "greenlet")
 
 
-def end(_number: int, _frame: object) -> None:
+def end(number: int, _frame: object) -> None:
     """End at once, while the settings are read."""
-    sys.exit(0)
+    sys.exit(128 + number if asked.once else 0)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m services.watchdog", description="Watch a card's memory.")
     parser.add_argument("--once", action="store_true", help="read once, print it, restart nothing")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, end)  # a container's first process is not ended by it otherwise
+    for told in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(told, end)  # a container's first process is not ended by SIGTERM otherwise
     try:
         plan = read_plan()
     except PlanError:

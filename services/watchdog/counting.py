@@ -55,6 +55,11 @@ def judge(count: Count, reading_mib: float | None, *, now: float, limits: Limits
     return count, Step.RESTART
 
 
+def anew(count: Count) -> Count:
+    """What to remember where something else is read than before. The cool-down and the budget stand."""
+    return replace(count, in_a_row=0)
+
+
 def restarted(count: Count, *, now: float, limits: Limits) -> Count:
     """What to remember once a restart was made or tried. The cool-down begins here, and the count starts anew."""
     longest = max(limits.window_s, limits.cooldown_s)

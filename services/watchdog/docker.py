@@ -19,6 +19,8 @@ STDOUT, STDERR = 1, 2
 VERSIONS = re.compile(r"\d+\.\d+")
 CALL_S = 10.0
 LOOK_AGAIN_S = (1.0, 3.0, 9.0)
+LEAST_ID = 12
+"""Characters of an id as Docker shows it; fewer may be the beginning of a stranger's."""
 
 
 class DockerError(Exception):
@@ -63,6 +65,17 @@ class Container:
                 return await self._run(command)
         except TimeoutError as error:
             raise DockerError(f"{command[0]} in {self._name} took longer than {within_s:g} s") from error
+
+    async def life(self) -> str:
+        """What names this life of the container: another one after each start.
+
+        Raises `DockerError`, also where it stands still.
+        """
+        found = await self._inspect()
+        state: dict[str, Any] = found.get("State") or {}
+        if not state.get("Running"):
+            raise DockerError(f"container {self._name} is not running")
+        return f"{found.get('Id', '')} {state.get('StartedAt', '')}"
 
     async def restart(self, *, grace_s: int, within_s: float) -> None:
         """Restart the container: it has `grace_s` to end by itself, and `within_s` more to be up again.
@@ -114,7 +127,16 @@ class Container:
         return bool(self._read(answer).get("Running"))
 
     async def _state(self) -> dict[str, Any]:
-        return (await self._json("GET", f"{self._path}/json")).get("State") or {}
+        return (await self._inspect()).get("State") or {}
+
+    async def _inspect(self) -> dict[str, Any]:
+        """The container, and no other: Docker takes the beginning of an id for a name that it does not know."""
+        found = await self._json("GET", f"{self._path}/json")
+        own_id, own_name = str(found.get("Id", "")), str(found.get("Name", "")).removeprefix("/")
+        by_id = len(self._name) >= LEAST_ID and own_id.startswith(self._name)
+        if self._name != own_name and not by_id:
+            raise DockerError(f"no container is named {self._name}: Docker took it for the id of {own_name}")
+        return found
 
     async def _post(self, path: str, *, within_s: float) -> None:
         try:

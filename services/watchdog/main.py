@@ -16,7 +16,7 @@ from services.watchdog.alarm import Alarm
 from services.watchdog.docker import Container, open_container
 from services.watchdog.page import Page, PortTakenError
 from services.watchdog.plan import Plan
-from services.watchdog.readings import Reader, UnreadableError, choose_reader
+from services.watchdog.readings import Reader, UnreadableError, choose_reader, shown
 from services.watchdog.restarts import Restarter
 from services.watchdog.vitals import Vitals
 from services.watchdog.watch import Watch
@@ -36,14 +36,17 @@ class Parts:
 
 
 @asynccontextmanager
-async def open_parts(plan: Plan) -> AsyncGenerator[Parts, None]:
-    """The plan's container, reader, and a client for its addresses. Nothing is connected to yet."""
+async def open_parts(plan: Plan, *, acting: bool = True) -> AsyncGenerator[Parts, None]:
+    """The plan's container, reader, and a client for its addresses. Nothing is connected to yet.
+
+    The container is there where the plan reads in it or, `acting`, restarts it through Docker.
+    """
     # Reading the certificates costs memory, so it is done only where an address asks for them.
     secure = any(url.startswith("https:") for url in (plan.drain_url, plan.health_url, plan.webhook or ""))
     trust = ssl.create_default_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     async with AsyncExitStack() as stack:
         container = None
-        if plan.container:
+        if plan.reader == "docker" or (acting and not plan.restart_command):
             container = await stack.enter_async_context(open_container(plan.container, host=plan.docker_host))
         client = await stack.enter_async_context(httpx.AsyncClient(verify=trust, trust_env=False))
         yield Parts(container, client, choose_reader(plan, container))
@@ -66,37 +69,42 @@ async def watch(plan: Plan) -> None:
 
 async def read_once(plan: Plan) -> int:
     """Read once, print it, act on nothing; gives the exit code."""
-    async with open_parts(plan) as parts:
+    async with open_parts(plan, acting=False) as parts:
         try:
-            reading = await parts.reader()
+            reading = (await parts.reader()).mib
         except UnreadableError as error:
             sys.stderr.write(f"watchdog: unreadable: {error}\n")
             return UNREADABLE
     over = reading > plan.limit_mib
-    sys.stdout.write(f"{reading:g} MiB, {'above' if over else 'within'} the limit of {plan.limit_mib:g} MiB\n")
+    sys.stdout.write(
+        f"{shown(reading)} MiB, {'above' if over else 'within'} the limit of {shown(plan.limit_mib)} MiB\n"
+    )
     return OVER if over else WITHIN
 
 
 async def _until_told(plan: Plan, *, once: bool) -> int:
-    """Run, and end at SIGTERM or SIGINT at once: nothing here is worth waiting for, Docker ends what it began."""
+    """Run, and end at SIGTERM or SIGINT: at once, but for a restart command, which may not be left half way.
+
+    A reading that was broken off says nothing about the card, so its exit code is that of the signal.
+    """
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(read_once(plan) if once else watch(plan))
-    told = False
+    told = 0
 
-    def end() -> None:
+    def end(number: int) -> None:
         nonlocal told
-        told = True
+        told = number
         task.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end)
+        loop.add_signal_handler(number, end, number)
     try:
         return await task or 0
     except asyncio.CancelledError:
         if not told:
             raise
         log.info("stopped")
-        return 0
+        return 128 + told if once else 0
 
 
 def run(plan: Plan, *, once: bool) -> int:

@@ -28,7 +28,8 @@ def main(gpus: str) -> int:
     library = cast("Any", pynvml)
     try:
         library.nvmlInit()
-        lines = [f"{used_mib(gpu)}\n" for gpu in gpus.split(",")]
+        # So many digits say each byte.
+        lines = [f"{used_mib(gpu):.20f}\n" for gpu in gpus.split(",")]
     except library.NVMLError as error:
         sys.stderr.write(f"the driver's library answers: {error}\n")
         return 1

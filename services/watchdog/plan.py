@@ -22,6 +22,8 @@ class Plan:
     container: str
     docker_host: str
     gpu: str
+    cards: int
+    """How many lines a reading has; 0 where a command of one's own says that itself."""
     read_command: list[str]
     read_timeout_s: float
     limit_mib: float

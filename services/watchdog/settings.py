@@ -42,12 +42,14 @@ def _docker_host(host: str) -> str:
 def _gpus(text: str) -> str:
     if not GPUS.fullmatch(text):
         raise ValueError("must be an index or a UUID as nvidia-smi names cards, or several with commas")
+    if len(set(text.split(","))) < text.count(",") + 1:
+        raise ValueError("names a card twice")
     return text
 
 
 def _container(name: str) -> str:
     if not CONTAINERS.fullmatch(name):
-        raise ValueError("must be the name or id of a container")
+        raise ValueError("must be the name of a container, or 12 characters or more of its id")
     return name
 
 
@@ -67,7 +69,8 @@ class WatchdogSettings(Settings):
         "(nvml), or by a command run here (command).",
     )
     container: Annotated[str, AfterValidator(_container)] | None = Field(
-        default=None, description="Name or id of the container that is read (docker) and restarted."
+        default=None,
+        description="Name of the container that is read (docker) and restarted, or its id: 12 characters or more.",
     )
     docker_host: Annotated[str, AfterValidator(_docker_host)] = Field(
         default="unix:///var/run/docker.sock",
@@ -101,7 +104,10 @@ class WatchdogSettings(Settings):
     restart_command: Command | None = Field(
         default=None, description="Command that restarts, run here in place of the Docker engine."
     )
-    restart_timeout_s: Seconds = Field(default=60, description="Most seconds that a restart may take beyond the grace.")
+    restart_timeout_s: Seconds = Field(
+        default=60,
+        description="Most seconds that a restart may take: beyond the grace by Docker, in all by a command.",
+    )
     stop_grace_s: int = Field(
         default=30, ge=0, le=3600, description="Seconds the container has to end by itself before Docker kills it."
     )
@@ -135,6 +141,8 @@ def make_plan() -> Plan:
         values[name] = shlex.split(values[name] or "")
     for name in ("container", "drain_url", "health_url"):
         values[name] = values[name] or ""
+    own = bool(values["read_command"]) and settings.reader != "nvml"
+    values["cards"] = 0 if own else len(settings.gpu.split(","))
     values["read_command"] = values["read_command"] or [*NVIDIA_SMI, settings.gpu]
     return Plan(
         **values,

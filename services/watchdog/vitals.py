@@ -10,7 +10,11 @@ MEMORY = Gauge("lexi_watchdog_memory_bytes", "Memory of the card in use at the l
 LIMIT = Gauge("lexi_watchdog_limit_bytes", "Memory above which a reading counts towards a restart.")
 READINGS = Counter("lexi_watchdog_readings_total", "Readings of the card's memory, by what they led to.", ["outcome"])
 IN_A_ROW = Gauge("lexi_watchdog_over_in_a_row", "Readings above the limit in a row.")
-READ_AT = Gauge("lexi_watchdog_read_timestamp_seconds", "When the memory was last read, or the start, in Unix time.")
+READ_AT = Gauge(
+    "lexi_watchdog_read_timestamp_seconds",
+    "When the memory was last read, or the start or a restart's end, in Unix time.",
+)
+RESTARTING = Gauge("lexi_watchdog_restarting", "1 while a restart is under way, in which nothing is read.")
 RESTARTS = Counter("lexi_watchdog_restarts_total", "Restarts by what came of them.", ["outcome"])
 BUDGET_LEFT = Gauge("lexi_watchdog_budget_left", "Restarts that may still be made within the window.")
 BUDGET_SPENT = Gauge("lexi_watchdog_budget_spent", "1 while a restart is due and none is left in the budget.")

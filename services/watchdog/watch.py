@@ -8,9 +8,9 @@ from collections.abc import Callable
 import structlog
 
 from services.watchdog.alarm import Alarm
-from services.watchdog.counting import Count, Limits, Step, budget_left, judge, restarted
+from services.watchdog.counting import Count, Limits, Step, anew, budget_left, judge, restarted
 from services.watchdog.plan import Plan
-from services.watchdog.readings import Reader, UnreadableError
+from services.watchdog.readings import Reader, UnreadableError, shown
 from services.watchdog.restarts import Restarter, RestartError
 from services.watchdog.vitals import (
     BUDGET_LEFT,
@@ -20,6 +20,7 @@ from services.watchdog.vitals import (
     MIB,
     READ_AT,
     READINGS,
+    RESTARTING,
     RESTARTS,
     Vitals,
 )
@@ -45,6 +46,7 @@ class Watch:
         self._clock = clock
         self._limits = Limits(plan.limit_mib, plan.readings, plan.cooldown_s, plan.budget, plan.budget_window_s)
         self._count = Count()
+        self._life: str = ""
         self._blind = 0
 
     async def run(self) -> None:
@@ -84,9 +86,11 @@ class Watch:
                 self._alarm.tell("watchdog_blind", f"the card's memory was unreadable {BLIND_AFTER} times: {error}")
             return None
         self._vitals.unreadable, self._blind = None, 0
-        MEMORY.set(reading * MIB)
+        MEMORY.set(reading.mib * MIB)
         READ_AT.set(time.time())
-        return reading
+        if reading.life != self._life:  # what was counted of the one before says nothing about this one
+            self._count, self._life = anew(self._count), reading.life
+        return reading.mib
 
     def _tell_spent(self, step: Step, reading: float) -> None:
         first = self._vitals.spent is None
@@ -95,7 +99,7 @@ class Watch:
         if step is Step.SPENT:
             plan = self._plan
             self._vitals.spent = f"the budget of {plan.budget} restarts in {plan.budget_window_s:g} s is used up"
-            text = f"{plan.subject}: {reading:g} MiB of {plan.limit_mib:g}, and {self._vitals.spent}"
+            text = f"{plan.subject}: {shown(reading)} MiB of {shown(plan.limit_mib)}, and {self._vitals.spent}"
             if first:
                 self._alarm.tell("watchdog_budget", text)
             else:
@@ -106,6 +110,7 @@ class Watch:
         subject, begun = self._plan.subject, self._clock()
         log.warning("restarting", subject=subject, mib=reading, readings=self._count.in_a_row)
         outcome, text = "failed", ""
+        RESTARTING.set(1)
         try:
             await self._restarter.drain()
             await self._restarter.restart()
@@ -117,10 +122,12 @@ class Watch:
             text = f"{subject} did not answer {self._plan.health_url} after its restart" if back is False else ""
         self._count = restarted(self._count, now=self._clock(), limits=self._limits)
         RESTARTS.labels(outcome).inc()
+        READ_AT.set(time.time())  # nothing was to be read until now
+        RESTARTING.set(0)
         seconds = round(self._clock() - begun, 1)
         log.warning("restart_ended", subject=subject, outcome=outcome, seconds=seconds)
         self._vitals.restart = text or None
         if text:
             self._alarm.tell("watchdog_restart_failed", text)
         else:
-            self._alarm.tell("watchdog_restart", f"{subject} was restarted at {reading:g} MiB: {outcome}")
+            self._alarm.tell("watchdog_restart", f"{subject} was restarted at {shown(reading)} MiB: {outcome}")

@@ -74,6 +74,7 @@ def test_a_taken_port_is_named_with_what_to_do(tmp_path: Path) -> None:
         assert taken.process is not None
         assert taken.process.wait(60) == 2
     assert f"port {taken.ports['API_PORT']} for api is taken" in taken.output()
+    assert f"cannot start: port {taken.ports['API_PORT']} for api is taken" in taken.log("stack")
     assert "API_PORT" in taken.output()
 
 
@@ -99,6 +100,8 @@ def test_a_named_database_and_model_are_used_and_none_is_embedded(tmp_path: Path
         commands = [" ".join(each.cmdline()) for each in named.children()]
         assert not [command for command in commands if "local_stack.lexi" in command or "pginstall" in command]
         assert not (named.state / "postgres").exists()
+        assert "starting paper, api, forecast, jobs, analytics …" in named.log("stack")
+        assert (named.state / "operator.key").read_text().strip() not in named.log("stack")
         signals = eventually(lambda: named.get("API_PORT", "/signals/latest")[1] or None, what="a forecast")
         assert {each["ticker"] for each in signals} == {"AAPL", "FB", "GOOG", "IBM", "MSFT"}
     finally:
@@ -143,3 +146,4 @@ def test_kill_9_leaves_no_orphan_and_the_next_start_goes_on(stack: RunningStack)
     assert stack.send(signal.SIGTERM) == 0
     assert gone(started), f"SIGTERM left {started}"
     assert "everything is stopped" in stack.output()
+    assert "everything is stopped" in stack.log("stack")

@@ -70,7 +70,7 @@ def still_there(desk: Desk, visit: Visit) -> None:
         ("/panic", "does not answer"),
         ("/gate", "does not answer"),
         ("/prompts", "does not answer"),
-        ("/calls?key=policy", "open"),
+        ("/calls?key=policy", " UTC"),
         ("/forecasts?ticker=AAPL", "AAPL, 1d ahead"),
     ):
         other.goto(desk.url(path))
@@ -95,12 +95,12 @@ def test_without_postgres_it_says_so_and_comes_back(desk: Desk) -> None:
             other.goto(desk.url(path))
             other.get_by_text("cannot be read now").wait_for()
         other.goto(desk.url("/gate"))
-        other.get_by_text("Postgres has not answered since").wait_for()
+        other.get_by_text("Postgres does not answer").wait_for()
         other.goto(desk.url("/panic"))
         other.get_by_role("button", name="Panic: get flat now").wait_for()
     line(page, "Database").get_by_text("well").wait_for(timeout=PATIENCE_MS)
     other.goto(desk.url("/calls?key=policy"))
-    other.get_by_role("link", name="open").first.wait_for()
+    other.get_by_role("link", name="UTC").first.wait_for()
     page.context.close()
 
 
@@ -121,7 +121,7 @@ def test_a_key_that_is_taken_away_ends_it_too(desk: Desk) -> None:
     page = desk.see(desk.visitor(key=key), "/")
     calls = page.context.new_page()
     calls.goto(desk.url("/calls"))
-    calls.get_by_role("link", name="open").first.wait_for()
+    calls.get_by_role("link", name="UTC").first.wait_for()
     desk.take_away(key)
     page.wait_for_url("**/sign-in**", timeout=PATIENCE_MS)
     assert calls.goto(desk.url("/calls")).url.startswith(desk.url("/sign-in"))
@@ -131,7 +131,7 @@ def test_a_key_that_is_taken_away_ends_it_too(desk: Desk) -> None:
 def test_a_key_that_may_only_read_sees_no_calls_and_turns_no_switch(desk: Desk) -> None:
     page = desk.see(desk.visitor(key=desk.another_key("bob", "read")), "/calls")
     assert page.get_by_text("lacks the scope admin").count() == 1
-    assert page.get_by_role("link", name="open").count() == 0
+    assert page.get_by_role("link", name="UTC").count() == 0
     page.goto(desk.url("/gate"))
     page.get_by_role("button", name="Policy: Enforce").wait_for()
     for name in ("Policy: Enforce", "Policy: Go to shadow", "Kill switch: Turn it on", "Kill switch: Turn it off"):

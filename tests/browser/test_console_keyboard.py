@@ -91,7 +91,7 @@ def test_signing_in_looking_and_signing_out_need_no_mouse(desk: Desk) -> None:
     page.keyboard.type(desk.key)
     page.keyboard.press("Enter")
     page.wait_for_url("**/calls?key=policy")
-    page.get_by_role("link", name="open").first.focus()
+    page.get_by_role("link", name="UTC").first.focus()
     page.keyboard.press("Enter")
     page.wait_for_url("**/calls/*-*")
     page.get_by_role("link", name="Panic").focus()

@@ -85,9 +85,10 @@ def get_flat(desk: Desk, page: Any) -> None:
     page.get_by_label("Minutes until entries").fill("0")
     page.get_by_label("Type PANIC").fill("PANIC")
     page.get_by_role("button", name="Panic: get flat now").click()
-    page.get_by_role("heading", name="The latest exit: FLAT").wait_for(timeout=120_000)
+    page.get_by_role("heading", name="The latest exit ended FLAT at 20").wait_for(timeout=120_000)
     page.locator("meta[http-equiv=refresh]").wait_for(state="detached")
-    assert "nothing is held and nothing is open" in page.locator("main").inner_text()
+    assert "Nothing was held and nothing was open then" in page.locator("main").inner_text()
+    page.get_by_text(f"by operator: a runaway {HOSTILE}"[:60]).wait_for()
     page.get_by_text("Steps, newest first").click()
     assert page.locator("details tbody tr").count() > 3
     page.get_by_text(f"Entries are halted: a runaway {HOSTILE}"[:60]).wait_for()
@@ -103,6 +104,25 @@ def rearm(desk: Desk, page: Any) -> None:
     page.get_by_role("button", name="Let entries in again").click()
     page.get_by_text("Entries are let in again.").wait_for()
     assert desk.rows("select count(*) from halts where rearmed_at is null") == [["0"]]
+    latest = page.locator("section", has_text="The latest exit ended FLAT")
+    assert "by operator (key operator): it was a rehearsal" in latest.inner_text()
+    assert latest.get_attribute("class") == ""
+
+
+def test_a_live_page_signs_out_where_one_is(desk: Desk) -> None:
+    page = desk.see(desk.visitor(), "/gate")
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url(desk.url("/sign-in**"))
+    page.goto(desk.url("/gate"))
+    assert page.url.startswith(desk.url("/sign-in"))
+    page.context.close()
+
+
+@pytest.mark.parametrize(("width", "seen"), [(390, True), (1200, False)])
+def test_a_phone_is_told_of_the_columns_that_it_hides(desk: Desk, width: int, seen: bool) -> None:
+    page = desk.see(desk.visitor(width=width), "/calls")
+    assert page.get_by_text("More columns to the right").first.is_visible() is seen
+    page.context.close()
 
 
 def test_a_key_without_the_scopes_finds_no_button(desk: Desk) -> None:

@@ -195,6 +195,38 @@ def test_a_command_that_hangs_runs_once(card: Card, watchdog: Callable[..., Watc
     assert "still runs" in dog.events("unreadable")[-1]["reason"]
 
 
+def test_what_was_counted_before_a_restart_by_hand_does_not_count_after_it(
+    card: Card, watchdog: Callable[..., Watchdog]
+) -> None:
+    card.fill(12000)
+    dog = watchdog(WATCHDOG_READINGS="1000")
+    dog.until(lambda: len(dog.events("reading")) >= 3)
+    docker("restart", "-t", "5", card.name)
+    lives = len(dog.events("reading"))
+    dog.until(lambda: len(dog.events("reading")) >= lives + 3)
+    counts = [event["over_in_a_row"] for event in dog.events("reading")]
+    assert counts.count(1) == 2
+    docker("rm", "-f", card.name)
+    docker("run", "-d", "--name", card.name, "-v", f"{card.folder}/nvidia-smi:/usr/bin/nvidia-smi:ro",
+           "-v", f"{card.folder}:/card", IMAGE, "sleep", "600")  # fmt: skip
+    dog.until(lambda: [event["over_in_a_row"] for event in dog.events("reading")].count(1) == 3)
+    assert dog.end() == 0
+
+
+def test_the_beginning_of_an_id_names_nobody_and_what_docker_shows_does(
+    card: Card, watchdog: Callable[..., Watchdog]
+) -> None:
+    own_id = docker("inspect", "-f", "{{.Id}}", card.name)
+    dog = watchdog(WATCHDOG_CONTAINER=own_id[:11])
+    dog.until(lambda: dog.events("unreadable"))
+    assert f"no container is named {own_id[:11]}: " in dog.events("unreadable")[0]["reason"]
+    assert dog.end() == 0
+    dog = watchdog(WATCHDOG_CONTAINER=own_id[:12])
+    dog.until(lambda: dog.events("reading"))
+    assert dog.end() == 0
+    assert card.readings == [len(dog.events("reading"))]
+
+
 def test_a_container_that_stopped_or_is_gone_is_said_and_left_alone(
     card: Card, watchdog: Callable[..., Watchdog]
 ) -> None:

@@ -30,5 +30,12 @@ def jumping_clock(folder: Path) -> Mapping[str, str]:
     return {"LD_PRELOAD": str(library)}
 
 
+def unkillable(folder: Path, *, refused: bool = False) -> Mapping[str, str]:
+    """The environment of a process whose kills reach nobody: nothing happens, or they are refused."""
+    library = folder / "unkillable.so"
+    _compile(HERE / "nvml_unkillable.c", library)
+    return {"LD_PRELOAD": str(library), **({"FAKE_KILL_REFUSED": "1"} if refused else {})}
+
+
 def _compile(source: Path, library: Path, *more: str) -> None:
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, *more], check=True)

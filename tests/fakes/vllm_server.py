@@ -1,7 +1,8 @@
 """vLLM's server as a launch script sees it: `python vllm_server.py FOLDER [flags]`.
 
 Writes its command line and its environment into FOLDER/started, answers /health at once and completions with 503 as
-often as FOLDER/refusals says, and ends on SIGTERM with the code in FOLDER/exit-code.
+often as FOLDER/refusals says, breaks answers off as often as FOLDER/broken says, and ends on SIGTERM with the code in
+FOLDER/exit-code.
 """
 
 import json
@@ -27,6 +28,7 @@ class Handler(BaseHTTPRequestHandler):
     """One request."""
 
     left = number("refusals", 0)
+    broken = number("broken", 0)
 
     def do_GET(self) -> None:
         """/health is green from the start."""
@@ -40,6 +42,12 @@ class Handler(BaseHTTPRequestHandler):
         if Handler.left > 0:
             Handler.left -= 1
             self._answer(503, {"error": {"message": "warming up"}})
+        elif Handler.broken > 0:
+            Handler.broken -= 1
+            self.send_response(200)
+            self.send_header("Content-Length", "500")
+            self.end_headers()
+            self.wfile.write(b"{")
         else:
             self._answer(200, {"choices": [{"message": {"content": "OK"}}]})
 

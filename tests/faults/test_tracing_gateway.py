@@ -99,6 +99,27 @@ async def test_a_request_through_v1_is_one_trace_from_its_caller_to_the_engine(
     assert token("desk").encode() not in everything
 
 
+async def test_a_pipelined_request_begins_a_trace_of_its_own(postgres: EmbeddedPostgres) -> None:
+    asked = f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token('desk')}\r\n"
+    both = f"{asked}traceparent: {GIVEN}\r\n\r\n{asked}Connection: close\r\n\r\n".encode()
+    async with FakeEngine() as engine:
+        with fake_collector() as collector:
+            async with gateway(postgres, engine, **traced(collector)) as running:
+                reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+                writer.write(both)
+                async with asyncio.timeout(20):
+                    assert (await reader.read()).count(b"HTTP/1.1 200") == 2
+                writer.close()
+
+                async def look() -> list[FakeSpan]:
+                    spans = [span for span in list(collector.spans) if span.name == "GET /v1/models"]
+                    return spans if len(spans) == 2 else []
+
+                found = await eventually(look, what="two spans")
+    [own] = [span for span in found if span.trace_id != TRACE]
+    assert own.parent == ""
+
+
 async def test_our_own_client_continues_the_trace_and_logs_name_it(postgres: EmbeddedPostgres) -> None:
     async with FakeEngine() as engine:
         with fake_collector() as collector:

@@ -1,7 +1,9 @@
 """The watchdog before a Docker engine on a Unix socket: what it asks, when it restarts, and what can go wrong."""
 
 import asyncio
+import socket
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +20,7 @@ from services.watchdog.main import open_parts
 from services.watchdog.plan import Plan
 from services.watchdog.restarts import Restarter
 from services.watchdog.settings import make_plan
-from services.watchdog.vitals import Vitals
+from services.watchdog.vitals import READ_AT, Vitals
 from services.watchdog.watch import Watch
 from tests.fakes.docker_engine import DockerEngine, Trouble
 
@@ -157,6 +159,82 @@ async def test_what_cannot_be_read_counts_neither_way_and_says_why(
         assert len(engine.restarts) == 1
 
 
+async def test_what_was_counted_of_one_life_of_the_container_does_not_count_for_the_next(
+    tmp_path: Path, plan: Callable[..., Plan]
+) -> None:
+    async with DockerEngine(tmp_path / "s", [10753]) as engine, house(engine, plan(engine)) as home:
+        await home.minutes(2)
+        engine.starts += 1  # by hand, or by itself
+        await home.minutes(2)
+        assert counted("over_in_a_row") == 2
+        engine.id = "f" * 64  # removed, and another one made under its name
+        await home.minutes(2)
+        assert engine.restarts == []
+        await home.minutes(1)
+        assert len(engine.restarts) == 1
+
+
+async def test_a_reading_during_which_the_container_was_started_anew_belongs_to_nobody(
+    tmp_path: Path, plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with DockerEngine(tmp_path / "s", [10753]) as engine, house(engine, plan(engine)) as home:
+        stream: Any = engine._stream
+
+        async def late(*ends: Any) -> None:
+            engine.starts += 1
+            await stream(*ends)
+
+        monkeypatch.setattr(engine, "_stream", late)
+        await home.minutes(1)
+        assert "llm was started anew while it was read" in home.vitals.ready()[1]
+        assert counted("over_in_a_row") == 0
+
+
+async def test_a_name_that_docker_takes_for_the_id_of_another_is_refused(
+    tmp_path: Path, plan: Callable[..., Plan]
+) -> None:
+    async with (
+        DockerEngine(tmp_path / "s", [10753], name="stranger") as engine,
+        house(engine, plan(engine, CONTAINER="109")) as home,
+    ):
+        await home.minutes(5)
+        assert "no container is named 109: Docker took it for the id of stranger" in home.vitals.ready()[1]
+        assert (engine.commands, engine.restarts) == ([], [])
+
+
+async def test_an_id_as_docker_shows_it_names_a_container(tmp_path: Path, plan: Callable[..., Plan]) -> None:
+    async with (
+        DockerEngine(tmp_path / "s", [10753]) as engine,
+        house(engine, plan(engine, CONTAINER="109c0ffee109")) as home,
+    ):
+        await home.minutes(3)
+        assert len(engine.restarts) == 1
+
+
+async def test_read_elsewhere_and_restarted_by_docker_it_counts_one_life_too(
+    tmp_path: Path, plan: Callable[..., Plan]
+) -> None:
+    settings = {"READER": "command", "READ_COMMAND": "echo 10753"}
+    async with DockerEngine(tmp_path / "s", [0]) as engine, house(engine, plan(engine, **settings)) as home:
+        await home.minutes(2)
+        engine.starts += 1
+        await home.minutes(2)
+        assert engine.restarts == []
+        engine.running = False  # somebody stopped it: what fills the card is not it
+        await home.minutes(3)
+        assert "container llm is not running" in home.vitals.ready()[1]
+        assert engine.restarts == []
+        engine.running = True
+        await home.minutes(1)
+        assert len(engine.restarts) == 1
+
+
+async def test_a_card_of_which_nothing_is_said_is_unreadable(tmp_path: Path, plan: Callable[..., Plan]) -> None:
+    async with DockerEngine(tmp_path / "s", [9000]) as engine, house(engine, plan(engine, GPU="0,1")) as home:
+        await home.minutes(1)
+        assert "1 readings for 2 cards: 9000" in home.vitals.ready()[1]
+
+
 async def test_commands_that_hang_do_not_pile_up(tmp_path: Path, plan: Callable[..., Plan]) -> None:
     async with (
         DockerEngine(tmp_path / "s", [9000], {Trouble.PROGRAM_HANGS}) as engine,
@@ -228,8 +306,9 @@ async def test_a_restart_that_is_refused_is_told_and_counts_against_the_budget(
 class Web(ThreadingHTTPServer):
     """What is drained and asked for its health: `unwell` answers 503 before the first 200."""
 
-    def __init__(self, unwell: int) -> None:
+    def __init__(self, unwell: int, *, takes_s: float = 0) -> None:
         self.unwell = unwell
+        self.takes_s = takes_s
         self.asked: list[str] = []
         super().__init__(("127.0.0.1", 0), Answer)
 
@@ -244,6 +323,7 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked.append(f"{self.command} {self.path}")
         self.server.unwell -= self.command == "GET"
+        time.sleep(self.server.takes_s if self.command == "POST" else 0)
         self.send_response(503 if self.command == "GET" and self.server.unwell >= 0 else 200)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -255,8 +335,8 @@ class Answer(BaseHTTPRequestHandler):
 
 
 @asynccontextmanager
-async def web(unwell: int) -> AsyncGenerator[Web]:
-    server = Web(unwell)
+async def web(unwell: int, *, takes_s: float = 0) -> AsyncGenerator[Web]:
+    server = Web(unwell, takes_s=takes_s)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
@@ -281,6 +361,45 @@ async def test_it_drains_before_and_waits_for_health_after(tmp_path: Path, plan:
         assert server.asked == ["POST /drain", *["GET /health"] * 3]
         assert drained.read_text() == "now\n"
         assert counted("restarts_total", outcome="back") == before + 1
+
+
+async def test_a_drain_has_all_of_its_time(tmp_path: Path, plan: Callable[..., Plan]) -> None:
+    """More than the 5 s after which the client would give up by itself."""
+    async with web(unwell=0, takes_s=5.5) as server, DockerEngine(tmp_path / "s", [10753]) as engine:
+        async with house(engine, plan(engine, DRAIN_URL=f"{server.url}/drain")) as home:
+            with capture_logs() as logs:
+                await home.minutes(3)
+        assert [line for line in logs if line["event"] == "drain_failed"] == []
+        assert engine.starts == 2
+
+
+async def test_a_drain_has_no_more_than_its_time(tmp_path: Path, plan: Callable[..., Plan]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = {"DRAIN_URL": f"http://127.0.0.1:{silent.getsockname()[1]}/drain", "DRAIN_TIMEOUT_S": "0.2"}
+        async with DockerEngine(tmp_path / "s", [10753]) as engine, house(engine, plan(engine, **settings)) as home:
+            with capture_logs() as logs:
+                await home.minutes(3)
+            assert [line["error"] for line in logs if line["event"] == "drain_failed"] == ["TimeoutError"]
+            assert engine.starts == 2
+
+
+async def test_while_a_restart_is_waited_for_nobody_is_blind(
+    tmp_path: Path, plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[float]()
+    async with DockerEngine(tmp_path / "s", [10753]) as engine, house(engine, plan(engine)) as home:
+        back: Any = Restarter.back
+
+        async def looked_at(restarter: Restarter) -> bool | None:
+            seen.append(counted("restarting"))
+            READ_AT.set(0)  # as after a long wait
+            return await back(restarter)
+
+        monkeypatch.setattr(Restarter, "back", looked_at)
+        await home.minutes(3)
+        assert seen == [1]
+        assert counted("restarting") == 0
+        assert counted("read_timestamp_seconds") > 0  # set at its end: the next reading is a minute away
 
 
 async def test_one_that_does_not_come_back_is_told(tmp_path: Path, plan: Callable[..., Plan]) -> None:

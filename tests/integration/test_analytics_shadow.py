@@ -171,9 +171,15 @@ async def test_too_few_days_or_entries_are_not_enough(http: httpx.AsyncClient, e
     await fill(engine, days=9, a_day=4)
     body = await shadow(http)
     assert body["summary"].startswith("not enough data yet: 36 allowed entries and 36 blocked")
-    assert "over 9 market days" in body["summary"]
+    assert "over 9 and 9 market days" in body["summary"]
+    assert body["difference"] is None
     await entered(engine, day=9, realised=101)
-    assert (await shadow(http))["enough_data"] is True
+    one_sided = await shadow(http)
+    assert (one_sided["enough_data"], one_sided["difference"]) == (False, None), "the blocked have 9 days still"
+    await entered(engine, "POLICY_DENY", day=10, realised=99)
+    enough = await shadow(http)
+    assert enough["enough_data"] is True
+    assert enough["difference"]["low"] < enough["difference"]["value"]
 
 
 async def test_what_is_no_better_than_chance_is_called_so(http: httpx.AsyncClient, engine: AsyncEngine) -> None:

@@ -223,7 +223,9 @@ async def test_a_call_is_replayed_and_every_press_is_kept(stack: Stack, engine: 
     fake.reply = replies(ALLOW)
     other = await replay(console, session, call_id, force=False, version="1.1.0")
     assert other.good
-    assert summary(other.content) == ("The model was called; version 1.1.0. The decision turned from deny to allow.")
+    assert summary(other.content) == (
+        "The model was called; version 1.1.0. Deny before, allow now: the decision turned."
+    )
     assert ("verdict with the rules", "deny", "allow") in changes(other.content["diff"])
     assert ("decision", "deny, COVERAGE", "allow") in changes(other.content["diff"])
     missing = await replay(console, session, call_id, force=True, version="9.9.9")

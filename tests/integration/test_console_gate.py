@@ -130,9 +130,26 @@ async def test_the_page_says_what_is_away(office: Office) -> None:
     console.live.say("database", "bad", "no way there")
     console.live.say("api", "bad", "the api does not answer")
     database, api = gate.amiss(console)
-    assert "Postgres has not answered since" in database
+    assert database.startswith("Postgres does not answer, seen since")
     assert "no way there" in database
-    assert api.startswith("the api does not answer, so the switches cannot be turned from here.")
+    assert api.startswith("The api does not answer (seen since")
+    assert "A press here is tried all the same" in api
+    console.live.heard()
+    assert len(gate.amiss(console)) == 1
+
+
+async def test_a_verdict_names_the_rule_that_denied(engine: AsyncEngine) -> None:
+    await entered(engine, "RULE_DENY", "LIMIT_QTY", at=NOW, verdict="deny")
+    await entered(engine, "POLICY_DENY", at=NOW)
+    named = text("update gate_verdicts set payload = :payload where 'RULE_DENY' = any(reasons)")
+    async with engine.begin() as connection:
+        await connection.execute(text("set local session_replication_role = replica"))
+        await connection.execute(named, {"payload": '{"decision": {"rules_reasons": ["DISPERSION", "COVERAGE"]}}'})
+        rows = await gate_queries.newest(connection)
+    assert [gate.reasons_of(dict(row)) for row in rows] == [
+        "POLICY_DENY",
+        "RULE_DENY (DISPERSION, COVERAGE), LIMIT_QTY",
+    ]
 
 
 async def test_verdicts_are_counted_by_reason_and_the_newest_come_first(engine: AsyncEngine) -> None:

@@ -1,35 +1,33 @@
-"""The pages of prompts and evaluations: what they read and say, and changes over the real routes of the api."""
+"""The pages of prompts: what they read and say, and changes over the real routes of the api."""
 
 import json
 import shutil
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from libs.db.engine import DatabaseSettings, create_engine
-from libs.evaluation.running.plan import Plan, read_plan
-from libs.evaluation.sharing.register import register
 from libs.keys import ALL_SCOPES, KeyRing
-from services.analytics.console.door.guard import COOKIE, SignedIn
+from libs.llm.activations import activate, history
+from libs.llm.commands.plans import GUARDRAIL
+from libs.llm.commands.turning import OTHER_GROUND
+from libs.llm.in_force import Activation, Ground
 from services.analytics.console.door.sessions import Session, Sessions
 from services.analytics.console.house import House
 from services.analytics.console.layout.frame import Console
 from services.analytics.console.live import Live
-from services.analytics.console.pages.evaluations import words as evaluation_words
-from services.analytics.console.pages.evaluations.queries import run, runs, trend
-from services.analytics.console.pages.evaluations.report import evaluation_report
 from services.analytics.console.pages.prompts import words as prompt_words
 from services.analytics.console.pages.prompts.changes import Wanted, answered, change
 from services.analytics.console.pages.prompts.course import NOT_YET, found_course
+from services.analytics.console.pages.prompts.foreseen import in_the_console, refusal
 from services.analytics.console.pages.prompts.queries import (
     Standing,
     activations_of,
@@ -41,9 +39,6 @@ from services.analytics.console.pages.prompts.queries import (
 from tests.conformance.house import ROOT
 from tests.fakes.engine import FakeEngine, Reply
 from tests.integration.api_app import running, until
-
-EVALUATIONS = ROOT / "tests" / "data" / "evaluation"
-EVIL = '<script>document.title="pwned"</script>'
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +80,14 @@ async def office(
 async def test_what_is_pressed_is_done_told_and_kept(office: Office) -> None:
     assert (await office.policy()).by == "the file"
     refused = await change(office.console, office.session, Wanted("promote", "policy", version="1.1.0"))
-    assert answered(refused).startswith("Nothing was done: no finished replay of policy 1.1.0")
+    said = answered(refused)
+    assert said.startswith("Nothing was done: no finished replay of policy 1.1.0")
+    assert said.endswith("or say why it may go without: fill in Why")
+    assert not [flag for flag in ("--reason", "REASON=") if flag in said]
+    foreseen = await refusal(office.engine, "policy", "1.1.0", percent=None)
+    assert f"Nothing was done: {foreseen}" == said, "what the api says is known before it is asked"
+    ramped = await refusal(office.engine, "policy", "1.1.0", percent=10)
+    assert ramped.endswith("or say why it may go without: fill in Why")
     ramp = Wanted("ramp", "policy", version="1.1.0", percent=10, reason="a first look")
     assert "now: policy: 1.0.0 in force, experiment per ticker and day" in answered(
         await change(office.console, office.session, ramp)
@@ -93,6 +95,7 @@ async def test_what_is_pressed_is_done_told_and_kept(office: Office) -> None:
     await change(office.console, office.session, ramp)
     on_trial = await until(office.policy, lambda found: bool(found.phase))
     assert on_trial.arms == "1.0.0 90 %, 1.1.0 10 %"
+    assert await refusal(office.engine, "policy", "1.1.0", percent=5) == "", "less needs no reason"
     assert on_trial.by == "ann: ramped to 10 %: a first look (without a replay)"
     assert replace(on_trial, warnings=()) == (await from_files(office.engine)).of("policy"), "Postgres knows the same"
     await change(office.console, office.session, Wanted("rollback", "policy", reason="enough"))
@@ -169,6 +172,68 @@ async def test_the_report_of_the_jobs_is_shown_for_its_own_phase(office: Office)
     assert later.made_at is None, "a report on another phase says nothing of this one"
 
 
+async def test_what_an_experiment_found_stays_readable_when_it_has_ended(office: Office) -> None:
+    ramp = Wanted("ramp", "policy", version="1.1.0", percent=10, reason="a first look")
+    await change(office.console, office.session, ramp)
+    running = await until(office.policy, lambda found: bool(found.phase))
+    report = (await story_of(office.console, office.session, running)).report
+    assert report is not None
+    keep = text("insert into reports (name, content, took_ms) values (:name, cast(:content as jsonb), 1)")
+    course: dict[str, Any] = {"phase": running.phase, "courses": []}
+    async with office.engine.begin() as connection:
+        for name, content in (("experiment:policy", report), ("course:policy", course)):
+            await connection.execute(keep, {"name": name, "content": json.dumps(content)})
+        await activate(
+            connection,
+            key="policy",
+            version="1.0.0",
+            arms=(),
+            who=GUARDRAIL,
+            why="too many invalid answers",
+            ground=(await history(connection, "policy", limit=1))[0].ground,
+            expected=(await history(connection, "policy", limit=1))[0].id,
+        )
+    standing = await until(office.policy, lambda found: not found.phase)
+    story = await story_of(office.console, office.session, standing)
+    assert (story.report, story.problem) == (report, "")
+    assert "Below is the last one, ended at " in story.ended
+    assert story.ended.endswith(" UTC by guardrail: too many invalid answers")
+    found = await found_course(office.console, standing)
+    assert found is not None
+    assert (found.made is not None, found.ended) == (True, True)
+    async with office.engine.begin() as connection:
+        other = json.dumps({**report, "phase": "activation-99", "since": None})
+        await connection.execute(
+            text("update reports set content = cast(:other as jsonb) where name like 'exp%'"), {"other": other}
+        )
+    assert await found_course(office.console, standing) is None, "the course of another one says nothing of this one"
+
+
+def test_what_ended_an_experiment_of_the_file_is_the_first_change_after_it_began() -> None:
+    ground = Ground(file_version="1.0.0", file_experiment=None, env_arms=None)
+    began = datetime(2026, 3, 2, tzinfo=UTC)
+    rows = [
+        Activation(number, "policy", "1.0.0", (), f"who {number}", "why", ground, began + timedelta(days=number - 2))
+        for number in (4, 3, 1)
+    ]
+    report = {"phase": "file-0123abc", "since": began.isoformat()}
+    assert prompt_words.ended_words(report, rows).endswith("ended at 2026-03-03 00:00:00 UTC by who 3: why")
+    assert prompt_words.ended_words(report, rows[2:]).endswith("the file or the environment ended it.")
+    assert prompt_words.ended_words({**report, "since": None}, rows).endswith("ended it.")
+
+
+def test_every_flag_of_the_command_line_is_a_field_of_the_form() -> None:
+    again = 'say why it may go again with --reason "…" (make: REASON="…")'
+    assert in_the_console(again) == "say why it may go again: fill in Why"
+    assert in_the_console("To go back one more step: --further (make: FURTHER=1)") == (
+        "To go back one more step, tick the box beside Roll back"
+    )
+    assert in_the_console('To give another one: promote policy VERSION --reason "…"; there are 1.0.0') == (
+        "To give another one: promote it here, with a reason under Why; there are 1.0.0"
+    )
+    assert in_the_console(OTHER_GROUND).endswith("it is meant all the same: fill in Why")
+
+
 async def test_how_it_went_is_shown_for_its_own_phase_and_says_when_it_is_old(office: Office) -> None:
     standing = replace(await office.policy(), phase="activation-3")
     assert await found_course(office.console, replace(standing, phase="")) is None
@@ -211,63 +276,3 @@ async def test_texts_and_their_difference(office: Office) -> None:
     assert (found.old.version, found.new.version) == ("1.0.0", "1.1.0")
     tones = {tone for tone, _ in prompt_words.marked(found.lines)}
     assert tones == {"good", "bad", "muted", "plain"}
-
-
-async def registered(engine: AsyncEngine, folder: str, *, html: str, **changes: Any) -> Plan:
-    """As if an evaluation had been registered."""
-    summary = json.loads((EVALUATIONS / folder / "summary.json").read_text())
-    plan = replace(read_plan(EVALUATIONS / folder / "plan.json"), **changes)
-    async with engine.begin() as connection:
-        await register(connection, plan=plan, summary=summary, report_html=html, asked_by="ann")
-    return plan
-
-
-async def test_runs_their_trend_and_two_side_by_side(engine: AsyncEngine) -> None:
-    stamp = {"model": {"name": "Lexi", "dialect": "vllm", "server": {"version": "0.19.0"}}}
-    first = await registered(engine, "versions", html="<p>", evaluation_id=UUID(int=1), name="first", stamp=stamp)
-    await registered(engine, "versions", html="<p>", evaluation_id=UUID(int=2), name=EVIL)
-    async with engine.connect() as connection:
-        found = await runs(connection)
-        points = await trend(connection)
-        pair = [await run(connection, each.id) for each in reversed(found)]
-        assert await run(connection, UUID(int=3)) is None
-        assert await runs(connection, before=found[-1].created_at) == []
-    assert [each.name for each in found] == [EVIL, "first"]
-    assert (found[1].model, found[1].cases, found[1].has_report) == ("Lexi vllm 0.19.0", first.cases, True)
-    assert [one.version for one in found[1].prompts] == [one.version for one in first.versions]
-    assert evaluation_words.verdict(found[1]) == evaluation_words.VERDICTS[found[1].passed]
-
-    own, other = (each for each in pair if each is not None)
-    assert own.summary is not None
-    validity = [one["figures"]["validity"]["value"] for one in own.summary["versions"]]
-    assert [point.value for point in points] == validity * 2
-    changes = [row[-1] for row in evaluation_words.trend_rows(points)]
-    assert changes == ["+0.00 points"] * len(validity) + [""] * len(validity)
-    table = {row[0]: row[1:] for row in evaluation_words.side_by_side([own, other])}
-    assert len(table["validity"]) == 2 * len(validity)
-    assert str(table["validity"][0]).startswith(f"{100 * validity[0]:.4g} %\n(")
-    assert evaluation_words.same_ground(own, other) == ["They asked different models: Lexi vllm 0.19.0 and unknown."]
-
-
-async def test_the_report_is_behind_the_door_and_in_a_sandbox(office: Office) -> None:
-    html = f"<!doctype html><h1>Evaluation</h1>{EVIL}"
-    plan = await registered(office.engine, "versions", html=html, evaluation_id=UUID(int=1))
-    app = FastAPI()
-    app.include_router(evaluation_report(office.console))
-    app.add_middleware(SignedIn, sessions=office.console.sessions)
-    place = f"/evaluations/{plan.evaluation_id}/report"
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://console") as client:
-        outside = await client.get(place)
-        assert (outside.status_code, outside.headers["location"]) == (303, f"/sign-in?next={place}")
-        signed_in = office.console.sessions.sign_in(office.session.token.get_secret_value())
-        assert signed_in is not None
-        client.cookies.set(COOKIE, signed_in[0])
-        answers = [await client.get(place, headers={"Accept-Encoding": way}) for way in ("gzip", "identity")]
-        assert [answer.headers.get("content-encoding") for answer in answers] == ["gzip", None]
-        for answer in answers:
-            assert (answer.status_code, answer.text) == (200, html)
-            policy = answer.headers["content-security-policy"].split("; ")
-            assert {"sandbox", "default-src 'none'", "frame-ancestors 'none'"} <= set(policy)
-            assert answer.headers["content-disposition"] == "inline"
-        assert (await client.get(f"/evaluations/{UUID(int=9)}/report")).status_code == 404
-        assert (await client.get("/evaluations/nothing/report")).status_code == 422

@@ -70,8 +70,8 @@ async def test_the_hour_counts_calls_by_prompt(engine: AsyncEngine) -> None:
     await make_reports(engine, REPORTS)
     policy, rationale = (await kept(engine))["hour"]["prompts"]
     assert policy == {
-        "prompt_key": "policy", "calls": 7, "cached": 1, "timeouts": 1, "failed": 1, "answered": 4, "validity": 0.75,
-        "p50_ms": 200, "p95_ms": 290,
+        "service": "forecast", "prompt_key": "policy", "calls": 7, "cached": 1, "timeouts": 1, "failed": 1,
+        "answered": 4, "validity": 0.75, "p50_ms": 200, "p95_ms": 290,
     }  # fmt: skip
     assert (rationale["calls"], rationale["timeouts"], rationale["validity"], rationale["p50_ms"]) == (1, 1, None, None)
 
@@ -126,3 +126,53 @@ async def test_the_course_of_an_experiment_ends_where_its_report_is(engine: Asyn
     known = [point["low"] is not None for point in course["courses"][0]["points"]]
     assert known == sorted(known), "an interval comes with days enough and does not go away again"
     assert (known[0], known[-1]) == (False, True)
+
+
+async def aged(engine: AsyncEngine, name: str, *, hours: int) -> None:
+    """As if a report had been made so long ago."""
+    async with engine.begin() as connection:
+        older = text("update reports set made_at = made_at - make_interval(hours => :hours) where name = :name")
+        await connection.execute(older, {"name": name, "hours": hours})
+
+
+async def test_an_experiment_that_has_ended_keeps_its_reports_and_they_take_late_outcomes(engine: AsyncEngine) -> None:
+    running = Prompts.build(REGISTRY, f"policy:{CONTROL},{CANDIDATE}")
+    ended = Prompts.build(REGISTRY)
+    experiment = running.in_force["policy"].experiment
+    assert experiment is not None
+    names = ("experiment:policy", "course:policy")
+    await insert(engine, planted(20), phase=experiment.phase)
+    async with engine.begin() as connection:
+        await connection.execute(text("update exposures set assigned_at = now(), judged_at = now()"))
+    await make_reports(engine, reports(running))
+    last = await kept(engine)
+    await make_reports(engine, reports(ended))
+    stayed = await kept(engine)
+    assert stayed["experiment:policy"]["state"] == "running", "it was made within the hour"
+    for name in names:
+        await aged(engine, name, hours=2)
+    await make_reports(engine, reports(ended))
+    again = await kept(engine)
+    assert (again["experiment:policy"]["state"], again["experiment:policy"]["phase"]) == ("ended", experiment.phase)
+    assert [again[name]["phase"] for name in names] == [last[name]["phase"] for name in names]
+    async with engine.begin() as connection:
+        await connection.execute(text("delete from exposures"))
+    for name in names:
+        await aged(engine, name, hours=2)
+    await make_reports(engine, reports(ended))
+    gone = await kept(engine)
+    assert [gone[name] for name in names] == [again[name] for name in names], "what is erased takes no report with it"
+
+
+async def test_one_that_a_guardrail_ended_within_a_minute_is_reported_on(engine: AsyncEngine) -> None:
+    phase = "activation-7"
+    await make_reports(engine, reports(Prompts.build(REGISTRY)))
+    assert set(await kept(engine)) == set(REPORTS)
+    await insert(engine, planted(10), phase=phase)
+    async with engine.begin() as connection:
+        await connection.execute(text("update exposures set assigned_at = now(), judged_at = now()"))
+    await make_reports(engine, reports(Prompts.build(REGISTRY)))
+    found = await kept(engine)
+    made = found["experiment:policy"]
+    assert (made["state"], made["phase"], found["course:policy"]["phase"]) == ("ended", phase, phase)
+    assert sum(arm["exposures"] for arm in made["arms"]) == len(planted(10))

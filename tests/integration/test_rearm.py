@@ -361,10 +361,16 @@ def command(database_url: str, state: Path, *arguments: str) -> subprocess.Compl
 
 def test_the_command_line_wants_the_word(database_url: str, tmp_path: Path, halt_file: HaltFile) -> None:
     halt_file.write(halt())
-    for arguments in (["--reason", "x"], ["--reason", "x", "--confirm", "rearm"], ["--confirm", "REARM"]):
+    for arguments, missing in (
+        (["--reason", "x"], "CONFIRM=REARM"),
+        (["--reason", "x", "--confirm", "rearm"], "CONFIRM=REARM"),
+        (["--confirm", "REARM"], "REASON"),
+        (["--operator", " "], "OPERATOR, REASON, CONFIRM=REARM"),
+    ):
         failed = command(database_url, tmp_path, *arguments)
         assert failed.returncode == 2
-        assert "--confirm REARM" in failed.stderr
+        assert f"not re-armed, for want of {missing}." in failed.stderr
+        assert 'make rearm OPERATOR=ann REASON="…" CONFIRM=REARM' in failed.stderr
     assert halt_file.reason() is not None
 
 

@@ -38,7 +38,7 @@ async def stack(
 @pytest.fixture
 async def client(stack: Stack) -> AsyncGenerator[httpx.AsyncClient, None]:
     """A client of the app behind its door, without a key."""
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(Door(stack.front)), base_url="http://api") as made:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(Door(stack.front)), base_url="http://localhost") as made:
         yield made
 
 
@@ -112,7 +112,7 @@ async def test_the_name_of_a_model_is_decoded_once(stack: Stack, client: httpx.A
 
 @pytest.mark.parametrize("path", ["//llm/admin/calls", "/llm%2fadmin/calls", "/llm%5cadmin"])
 async def test_no_path_leads_to_a_route_by_another_name(client: httpx.AsyncClient, path: str) -> None:
-    request = client.build_request("GET", "http://api/x")
+    request = client.build_request("GET", "http://localhost/x")
     request.url = request.url.copy_with(raw_path=path.encode())
     assert (await client.send(request)).status_code == 400
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from libs.process import explain
 from libs.service_settings import ListenSettings
 from libs.settings import load
 from services.sidecar.app import open_app
+from services.sidecar.lookout import PROBE
 from services.sidecar.settings import SidecarSettings
 from tests.fakes.engine import FakeEngine, Fault, Reply
 from tests.integration.api_app import database_away, until
@@ -230,3 +232,60 @@ async def test_a_slow_look_does_not_keep_docker_waiting_and_counts_when_it_has_c
         await until(lambda: health(http), lambda found: found["phi3_loaded"] and not found["hermes_loaded"])
         await until(lambda: health(http), lambda found: found["hermes_loaded"])
         assert len(hermes.requests) == 1  # those who asked meanwhile shared one look
+
+
+async def test_a_slow_model_stays_loaded_however_seldom_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("services.sidecar.lookout.WAIT_S", 0.05)
+    for seldom in ("LATELY_S", "REUSED_S"):  # every look finds that it is too long since the one before
+        monkeypatch.setattr(f"services.sidecar.lookout.{seldom}", 0.0)
+    async with two_models() as (hermes, phi3), sidecar(monkeypatch, tmp_path, *entries_of(hermes, phi3)) as http:
+        hermes.reply = Reply("OK", delay_s=0.5)
+        assert not (await health(http))["hermes_loaded"]
+        await until(lambda: health(http), lambda found: found["hermes_loaded"])
+        for looks in (2, 3, 4):
+            await until(lambda: health(http), lambda _, looks=looks: len(hermes.requests) >= looks)
+            assert (await health(http))["hermes_loaded"]
+        hermes.fault = Fault.STATUS  # what came of the next look is newer than its last word
+        await until(lambda: health(http), lambda found: not found["hermes_loaded"])
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_model_without_a_free_slot_is_what_it_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, answered: bool
+) -> None:
+    for seldom in ("LATELY_S", "REUSED_S"):
+        monkeypatch.setattr(f"services.sidecar.lookout.{seldom}", 0.0)
+    monkeypatch.setattr("services.sidecar.lookout.PROBE", replace(PROBE, total_s=0.2))
+    async with two_models() as (hermes, phi3):
+        hermes.dialect = "openai"  # it has no figures that say whether it works
+        of_hermes, of_phi3 = entries_of(hermes, phi3)
+        one_slot = {**of_hermes, "dialect": "openai", "slots": 1, "shares": {"sidecar": 1}}
+        async with sidecar(monkeypatch, tmp_path, one_slot, of_phi3, LLM_FIRST_TOKEN_TIMEOUT_S="30") as http:
+            if answered:
+                assert "generated_text" in await ask(http)
+            hermes.reply = Reply("late", delay_s=30)
+            long_one = asyncio.create_task(ask(http))
+            await until(lambda: asyncio.sleep(0, hermes), lambda fake: fake.active == 1)
+            assert (await health(http))["hermes_loaded"] is answered
+            assert hermes.active == 1
+            long_one.cancel()
+            await asyncio.wait({long_one})
+
+
+async def test_a_model_that_fell_silent_stands_until_the_look_has_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("services.sidecar.lookout.WAIT_S", 0.05)
+    for seldom in ("LATELY_S", "REUSED_S"):
+        monkeypatch.setattr(f"services.sidecar.lookout.{seldom}", 0.0)
+    monkeypatch.setattr("services.sidecar.lookout.PROBE", replace(PROBE, total_s=0.5))
+    async with two_models() as (hermes, phi3), sidecar(monkeypatch, tmp_path, *entries_of(hermes, phi3)) as http:
+        assert "generated_text" in await ask(http)
+        hermes.reply = Reply("late", delay_s=30)
+        assert (await health(http))["hermes_loaded"]
+        await until(lambda: health(http), lambda found: not found["hermes_loaded"])
+        looks = len(hermes.requests)
+        await until(lambda: health(http), lambda _: len(hermes.requests) > looks)
+        assert not (await health(http))["hermes_loaded"]  # another look is on its way, and nothing has come since

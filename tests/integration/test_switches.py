@@ -1,6 +1,7 @@
 """Turning a switch: rows with who and why, a kill switch that ends by itself, alerts, and the command line."""
 
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.testing import capture_logs
 
 from libs.switches import (
     SwitchError,
@@ -177,9 +179,16 @@ async def test_the_command_line_turns_and_shows(database_url: str, engine: Async
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (["gate-off"], {}, "--reason"),
+        (["gate-off"], {}, 'nothing was turned: say why, with make gate-off REASON="…" (without make: --reason "…")'),
+        (["shadow-off"], {}, 'nothing was turned: say why, with make shadow-off REASON="…"'),
+        (["shadow-off", "--reason", " "], {}, "nothing was turned: say why"),
+        (
+            ["gate-off", "--reason", "x", "--minutes", "ten"],
+            {},
+            "MINUTES (--minutes): 'ten' is no whole number of minutes\n",
+        ),
         (["gate-off", "--reason", "x", "--minutes", "500"], {}, "1 to 240 minutes, not 500"),
-        (["shadow-off"], {"USER": ""}, "--operator"),
+        (["shadow-on"], {"USER": ""}, "nothing was turned: say who, with OPERATOR=NAME"),
         (["show"], {"DATABASE_URL": "mysql://x"}, "DATABASE_URL"),
     ],
 )
@@ -189,4 +198,61 @@ def test_the_command_line_says_what_is_wrong(
     failed = command(database_url, *arguments, **environment)
     assert failed.returncode == 2
     assert said in failed.stderr
-    assert "Traceback" not in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
+
+
+def at_the_terminal(database_url: str, typed: bytes, *arguments: str) -> tuple[int, str]:
+    """What the command says, on both of its ways, to a person who types an answer; and its exit code."""
+    ours, theirs = pty.openpty()
+    variables = os.environ | {"DATABASE_URL": database_url, "USER": "carol"}
+    run = [sys.executable, "-m", "libs.switches", *arguments]
+    child = subprocess.Popen(run, cwd=ROOT, env=variables, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    os.write(ours, typed)
+    said = b""
+    while chunk := _read(ours):
+        said += chunk
+    os.close(ours)
+    return child.wait(), said.decode()
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # how Linux says that nobody holds the other end any more
+        return b""
+
+
+async def test_a_person_at_the_terminal_is_asked_why(database_url: str, engine: AsyncEngine) -> None:
+    code, said = at_the_terminal(database_url, b"thirty days of evidence\n", "shadow-off")
+    assert (code, "Why?" in said) == (0, True), said
+    assert await rows(engine) == [(SHADOW, False, "carol", "thirty days of evidence", None)]
+
+
+async def test_who_gives_no_reason_turns_nothing(database_url: str, engine: AsyncEngine) -> None:
+    code, said = at_the_terminal(database_url, b"\n", "shadow-off")
+    assert (code, "nothing was turned: say why" in said) == (2, True), said
+    assert await rows(engine) == []
+
+
+async def test_the_way_back_waits_for_no_words(database_url: str, engine: AsyncEngine) -> None:
+    for name in ("gate-on", "shadow-on"):
+        assert at_the_terminal(database_url, b"", name)[0] == 0
+    assert [row[3] for row in await rows(engine)] == ["turned by hand, no reason given"] * 2
+
+
+async def test_a_first_start_says_so_and_a_later_one_says_that_it_differs(engine: AsyncEngine) -> None:
+    with capture_logs() as logs:
+        await record_environment(engine, SwitchSettings(), service="forecast")
+    assert [row[3] for row in await rows(engine)] == ["first start: as the environment and its defaults have it"] * 2
+    assert {log["log_level"] for log in logs} == {"info"}
+    with capture_logs() as logs:
+        await record_environment(engine, SwitchSettings(llm_shadow_mode=False), service="forecast")
+    assert (await rows(engine))[-1][3] == "the environment of a start said otherwise than the one before"
+    assert [log["log_level"] for log in logs] == ["warning"]
+
+
+async def test_a_first_start_that_permits_more_than_the_default_is_a_warning(engine: AsyncEngine) -> None:
+    with capture_logs() as logs:
+        await record_environment(engine, SwitchSettings(llm_shadow_mode=False))
+    assert [(log["name"], log["log_level"]) for log in logs] == [(GATE, "info"), (SHADOW, "warning")]

@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.fakes.docker_engine import DockerEngine
-from tests.fakes.nvml import FakeDriver, jumping_clock
+from tests.fakes.nvml import FakeDriver, jumping_clock, unkillable
 
 ROOT = Path(__file__).parents[2]
 MOST_MEMORY_KB = 40 * 1024
@@ -190,14 +190,105 @@ def test_the_page_counts_and_refuses(tmp_path: Path, started: Callable[..., Watc
             assert line.recv(100)[9:12] == status
 
 
-def test_sigterm_ends_it_in_the_middle_of_everything(tmp_path: Path, started: Callable[..., Watchdog]) -> None:
+def test_sigterm_lets_a_restart_command_end_first(tmp_path: Path, started: Callable[..., Watchdog]) -> None:
     driver = FakeDriver(tmp_path, 10753)
-    begun = tmp_path / "begun"
-    command = f"sh -c 'touch {begun}; sleep 600'"
-    settings = {"WATCHDOG_RESTART_COMMAND": command, "WATCHDOG_RESTART_TIMEOUT_S": "900"}
-    watchdog = started(**over_nvml(driver, **settings))
+    stopped, go, up = tmp_path / "stopped", tmp_path / "go", tmp_path / "up"
+    command = f"sh -c 'touch {stopped}; while [ ! -e {go} ]; do sleep 0.05; done; touch {up}'"
+    watchdog = started(**over_nvml(driver, WATCHDOG_RESTART_COMMAND=command))
+    watchdog.until(stopped.exists)
+    watchdog.process.send_signal(signal.SIGTERM)
+    watchdog.until(lambda: watchdog.events("stopping"))
+    with pytest.raises(subprocess.TimeoutExpired):  # it waits, however long
+        watchdog.process.wait(1)
+    assert not up.exists()
+    go.touch()
+    assert watchdog.process.wait(30) == 0
+    assert up.exists()
+    assert [line["event"] for line in watchdog.lines[-2:]] == ["restart_command_ended", "stopped"]
+
+
+@pytest.mark.parametrize("setting", ["RESTART", "DRAIN"])
+def test_whom_sigterm_does_not_wait_for_is_left_to_end(
+    setting: str, tmp_path: Path, started: Callable[..., Watchdog]
+) -> None:
+    driver = FakeDriver(tmp_path, 10753)
+    begun, go, done = tmp_path / "begun", tmp_path / "go", tmp_path / "done"
+    command = f"sh -c 'touch {begun}; while [ ! -e {go} ]; do sleep 0.05; done; touch {done}'"
+    watchdog = started(**over_nvml(driver, **{f"WATCHDOG_{setting}_COMMAND": command}))
     watchdog.until(begun.exists)
+    if setting == "RESTART":  # the first one waits for it
+        watchdog.process.send_signal(signal.SIGTERM)
+        watchdog.until(lambda: watchdog.events("stopping"))
     assert watchdog.end() == 0
+    assert not done.exists()
+    go.touch()
+    while not done.exists():  # the test's own time limit ends a wait in vain
+        time.sleep(0.02)
+
+
+def test_sigterm_ends_it_in_the_wait_for_health(tmp_path: Path, started: Callable[..., Watchdog]) -> None:
+    driver = FakeDriver(tmp_path, 10753)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        health = f"http://127.0.0.1:{silent.getsockname()[1]}/health"
+        watchdog = started(**over_nvml(driver, WATCHDOG_HEALTH_URL=health, WATCHDOG_RESTART_COMMAND="true"))
+        silent.accept()[0].close()
+        assert watchdog.end() == 0
+    assert watchdog.events("stopped")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_reading_that_was_broken_off_says_nothing_about_the_card(number: signal.Signals, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    own = {"WATCHDOG_READER": "command", "WATCHDOG_RESTART_COMMAND": "true", "WATCHDOG_READ_TIMEOUT_S": "900"}
+    own["WATCHDOG_READ_COMMAND"] = f"sh -c 'touch {begun}; sleep 600'"
+    asked = [sys.executable, "-m", "services.watchdog", "--once"]
+    with subprocess.Popen(asked, cwd=ROOT, env=os.environ | own, stdout=subprocess.PIPE) as process:
+        while not begun.exists():
+            time.sleep(0.02)
+        process.send_signal(number)
+        assert process.communicate(timeout=30)[0] == b""
+    assert process.returncode == 128 + number
+
+
+def test_a_driver_that_hangs_and_cannot_be_killed_does_not_take_the_watchdog_with_it(
+    tmp_path: Path, started: Callable[..., Watchdog]
+) -> None:
+    driver = FakeDriver(tmp_path, 9000, "hang")
+    watchdog = started(**over_nvml(driver, WATCHDOG_READ_TIMEOUT_S="2"), **unkillable(tmp_path))
+    watchdog.until(lambda: watchdog.events("alert"))
+    hung = watchdog.events("command_not_ended")[0]["process"]
+    try:
+        assert driver.asked == 2
+        assert len(watchdog.events("unreadable")) == 10
+        assert f"process {hung}" in watchdog.events("unreadable")[-1]["reason"]
+        assert watchdog.page("/ready")[0] == 503
+        assert watchdog.events("alert")[0]["kind"] == "watchdog_blind"
+        assert watchdog.end() == 0
+    finally:
+        os.killpg(hung, signal.SIGKILL)
+
+
+def test_a_restart_command_that_it_may_not_kill_costs_no_more_than_its_budget(
+    tmp_path: Path, started: Callable[..., Watchdog]
+) -> None:
+    driver, begun = FakeDriver(tmp_path, 10753), tmp_path / "begun"
+    settings = {
+        "WATCHDOG_RESTART_COMMAND": f"sh -c 'echo x >> {begun}; exec sleep 600'",
+        "WATCHDOG_RESTART_TIMEOUT_S": "1",
+    }
+    watchdog = started(**over_nvml(driver, **settings), **unkillable(tmp_path, refused=True))
+    watchdog.until(lambda: watchdog.events("budget_spent"))
+    hung = watchdog.events("command_not_ended")
+    try:
+        assert [line["reason"] for line in hung] == ["Operation not permitted"]
+        alerts = watchdog.events("alert")
+        assert [line["kind"] for line in alerts] == ["watchdog_restart_failed"] * 3 + ["watchdog_budget"]
+        assert "sh took longer than 1 s, and could not be ended" in alerts[0]["text"]
+        assert "the last sh still runs" in alerts[1]["text"]
+        assert begun.read_text() == "x\n"
+        assert watchdog.end() == 0
+    finally:
+        os.killpg(hung[0]["process"], signal.SIGKILL)
 
 
 def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
@@ -216,6 +307,8 @@ def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
     [
         (10752, 0, "10752 MiB, within the limit of 10752 MiB\n"),
         (10752.5, 1, "10752.5 MiB, above the limit of 10752 MiB\n"),
+        (f"{10752 + 2**-20:.20f}", 1, "10752.000000953674 MiB, above the limit of 10752 MiB\n"),
+        (f"{2**-20:.20f}", 0, "9.5367431640625e-07 MiB, within the limit of 10752 MiB\n"),
         ("lost", 3, "watchdog: unreadable: "),
     ],
 )

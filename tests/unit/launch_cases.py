@@ -5,6 +5,7 @@ completion only after some refusals, as a real one that still warms up.
 """
 
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ SCRIPTS = ROOT / "scripts"
 RECORDED = ROOT / "tests/data/vllm"
 KEY = "a-key-of-the-desk"
 MODULE = "-m vllm.entrypoints.openai.api_server"
-GPUS = "".join(f"{number}, GPU-aaaa{number}, 24576, 24000\n" for number in range(4))
+GPUS = "".join(f"{number}, GPU-aaaa{number}, 24576, 24000, 0\n" for number in range(4))
+"""As nvidia-smi lists them: number, identity, MiB in all, free, and in use; the rest is the driver's."""
+REFUSED, LATER = 2, 75
 
 NVIDIA_SMI = """#!/bin/sh
 cat {file}
@@ -48,6 +51,12 @@ def help_of(flags: str) -> str:
     """A help text that lists flags as vLLM's does."""
     entries = "".join(f"  {flag} VALUE\n{' ' * 24}What it does; see --not-a-flag.\n" for flag in flags.split())
     return f"usage: vllm serve [model_tag] [options]\n\nServes.\n\noptions:\n  -h, --help\n{entries}"
+
+
+def free_port() -> str:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return str(free.getsockname()[1])
 
 
 @dataclass
@@ -96,6 +105,8 @@ class Machine:
             "PATH": f"{self.folder}:{os.environ['PATH']}",
             "LEXI_PYTHON": str(self.folder / "python"),
             f"{prefix}_MODEL_PATH": str(self.model),
+            # Lexi may be running on the port of the contract.
+            f"{prefix}_PORT": free_port(),
             "LLM_API_KEY": KEY,
             **more,
         }
@@ -108,7 +119,7 @@ class Machine:
             env=self.environment(model.upper(), **more),
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=60,
         )
 
     def dry_run(self, model: str = "lexi", **more: str) -> tuple[str, str]:
@@ -117,9 +128,9 @@ class Machine:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip(), done.stderr
 
-    def refusal(self, model: str = "lexi", **more: str) -> str:
+    def refusal(self, *arguments: str, model: str = "lexi", code: int = REFUSED, **more: str) -> str:
         """What it says when it will not start; nothing was started."""
-        done = self.run(model=model, **more)
-        assert done.returncode == 2, (done.stdout, done.stderr)
+        done = self.run(*arguments, model=model, **more)
+        assert done.returncode == code, (done.stdout, done.stderr)
         assert not (self.folder / "started").exists()
         return done.stderr.strip()

@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from libs.http_door import Door
 from libs.keys import KeyRing, digest
 from services.analytics.console.door.guard import COOKIE, SIGN_IN, SignedIn, place_after
 from services.analytics.console.door.sessions import IDLE_S, LONGEST_S, MOST_SESSIONS, Sessions
@@ -112,15 +113,55 @@ def test_routes_with_a_guard_of_their_own_and_probes_stay_as_they_are(client: Te
     assert client.get("/metrics").text == "nobody"
 
 
-def test_a_websocket_needs_a_session_and_our_own_page(client: TestClient) -> None:
+def test_a_websocket_needs_a_session(client: TestClient) -> None:
     with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect("/live"):
         pass
     assert refused.value.code == 4401
     sign_in(client)
-    with client.websocket_connect("/live", headers={"origin": "http://testserver"}):
+    with client.websocket_connect("/live"):
         pass
-    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/live", headers={"origin": "http://evil.test"}):
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("https://desk.example", "desk.example"),
+        ("https://desk.example", "desk.example:443"),
+        ("https://desk.example", "127.0.0.1:8002"),
+        ("https://desk.example:8443", "desk.example"),
+        ("http://127.0.0.1:8002", "127.0.0.1:8002"),
+    ],
+)
+def test_a_page_that_may_post_may_open_its_websocket_too(client: TestClient, origin: str, host: str) -> None:
+    """One rule says which pages are ours: with two, a proxy's pages would load and stay dead."""
+    client = TestClient(Door(client.app, names=["desk.example"]), follow_redirects=False)
+    sent = {"origin": origin, "host": host}
+    done = client.post(SIGN_IN, data={"key": BOB}, headers=sent)
+    cookie = {"cookie": f"{COOKIE}={done.cookies[COOKIE]}"}
+    assert client.post("/press", headers=sent | cookie).text == "pressed"
+    with client.websocket_connect("/live", headers=sent | cookie):
         pass
+
+
+@pytest.mark.parametrize("origin", ["http://evil.test", "null", "http://127.0.0.1:3000"])
+def test_a_page_of_another_origin_may_neither(client: TestClient, origin: str) -> None:
+    sign_in(client)
+    sent = {"origin": origin, "host": "127.0.0.1:8002", "cookie": f"{COOKIE}={client.cookies[COOKIE]}"}
+    client = TestClient(Door(client.app))
+    assert client.post("/press", headers=sent).status_code == 403
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/live", headers=sent):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("origin", "secure"), [("https://desk.example", True), ("http://127.0.0.1:8002", False), (None, False)]
+)
+def test_the_cookie_keeps_to_tls_where_the_sign_in_came_by_it(
+    client: TestClient, origin: str | None, *, secure: bool
+) -> None:
+    """The proxy in front speaks it, and what reaches us is plain."""
+    done = client.post(SIGN_IN, data={"key": BOB}, headers={} if origin is None else {"origin": origin})
+    assert ("; secure" in done.headers["set-cookie"].lower()) == secure
 
 
 def test_a_page_that_lost_its_websocket_can_ask_whether_its_session_lasts(client: TestClient) -> None:

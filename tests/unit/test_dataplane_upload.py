@@ -110,12 +110,6 @@ async def test_a_client_that_leaves_within_its_body_ends_the_work() -> None:
         await read(Uploads(MOST), Sender(b"half", end=False, leaves=True), content_length="8")
 
 
-async def test_a_body_that_an_upgrade_swallowed_is_named() -> None:
-    given = {"content_length": "30", "upgrade": "h2c"}
-    assert await refusal(Uploads(MOST), Sender(b""), **given) == (400, "upgrade_not_supported")
-    assert await read(Uploads(MOST), Sender(b"x" * 30), **given) == b"x" * 30
-
-
 @pytest.mark.parametrize("pieces", [[b"x" * (MOST + 1)], [b"x" * MOST, b"x"]])
 async def test_a_body_too_long_that_is_all_there_is_refused_at_once(pieces: list[bytes]) -> None:
     async with asyncio.timeout(5):

@@ -29,7 +29,7 @@ def value(line: str, flag: str) -> str:
 
 
 def test_the_defaults_are_those_of_the_contract(machine: Machine) -> None:
-    line, _ = machine.dry_run()
+    line, _ = machine.dry_run(LEXI_PORT="")
     assert shlex.split(line)[:3] == [str(machine.folder / "scripts/vllm"), "serve", str(machine.model)]
     expected = {
         "--served-model-name": "Lexi",
@@ -43,6 +43,7 @@ def test_the_defaults_are_those_of_the_contract(machine: Machine) -> None:
         "--distributed-executor-backend": "mp",
         "--scheduling-policy": "priority",
         "--max-num-queued-reqs": "256",
+        "--shutdown-timeout": "20",
         "--middleware": "lexi_guard.Guard",
     }
     assert {flag: value(line, flag) for flag in expected} == expected
@@ -67,11 +68,13 @@ def test_the_environment_decides(machine: Machine) -> None:
         "LEXI_TRUST_REMOTE_CODE": "no",
         "LEXI_CUSTOM_ALL_REDUCE": "on",
         "LEXI_COMPACT_JSON": "0",
+        "LEXI_STOP_TIMEOUT_S": "25",
         "CUDA_VISIBLE_DEVICES": "2,3",
     }
     line, _ = machine.dry_run(**more)
     pairs = ("--served-model-name", "--dtype", "--max-model-len", "--port", "--max-num-seqs", "--max-num-queued-reqs")
     assert [value(line, flag) for flag in pairs] == ["Big Lexi", "bfloat16", "8192", "18765", "16", "64"]
+    assert value(line, "--shutdown-timeout") == "25"
     without = ("--trust-remote-code", "--disable-custom-all-reduce", "--structured-outputs-config")
     assert not set(without) & set(shlex.split(line))
 
@@ -85,6 +88,13 @@ def test_every_flag_is_one_the_recorded_version_knows(machine: Machine, version:
     assert said.strip() == "launch_lexi: this vLLM does not know --swap-space: left out"
 
 
+def test_zeros_before_a_number_mean_nothing(machine: Machine) -> None:
+    line, _ = machine.dry_run(LEXI_MAX_NUM_SEQS="064", LEXI_TENSOR_PARALLEL="04", LEXI_STOP_TIMEOUT_S="0")
+    flags = ("--max-num-seqs", "--max-num-queued-reqs", "--tensor-parallel-size")
+    assert [value(line, flag) for flag in flags] == ["64", "256", "4"]
+    assert "--shutdown-timeout" not in line
+
+
 def test_an_older_one_still_gets_swap_space(machine: Machine) -> None:
     machine.flags += "\n--swap-space"
     machine.lay()
@@ -93,7 +103,12 @@ def test_an_older_one_still_gets_swap_space(machine: Machine) -> None:
 
 
 def test_flags_that_are_gone_are_left_out_and_named(machine: Machine) -> None:
-    gone = {"--max-num-queued-reqs", "--enable-per-request-metrics", "--disable-custom-all-reduce"}
+    gone = {
+        "--max-num-queued-reqs",
+        "--enable-per-request-metrics",
+        "--disable-custom-all-reduce",
+        "--shutdown-timeout",
+    }
     machine.flags = "\n".join(known("0.33.0") - gone)
     machine.lay()
     line, said = machine.dry_run()
@@ -150,7 +165,7 @@ def test_an_old_one_is_told_not_to_log_prompts(machine: Machine) -> None:
 
 
 def test_ray_spans_hosts(machine: Machine) -> None:
-    machine.gpus = "0, GPU-aaaa0, 24576, 24000\n"
+    machine.gpus = "0, GPU-aaaa0, 24576, 24000, 0\n"
     machine.lay()
     line, _ = machine.dry_run(LEXI_EXECUTOR="ray", LEXI_TENSOR_PARALLEL="4", CUDA_VISIBLE_DEVICES="0")
     assert value(line, "--distributed-executor-backend") == "ray"
@@ -174,20 +189,24 @@ def test_the_cpu_needs_no_gpu(machine: Machine) -> None:
     assert said == ""
 
 
-@pytest.mark.timeout(900)  # a real vLLM takes a while to be asked on a busy machine
+@pytest.mark.timeout(600)  # the real one takes a while to be loaded on a busy machine
 def test_the_parser_of_vllm_takes_the_line(machine: Machine) -> None:
-    """The real parser where a vLLM is installed; elsewhere every word is held against the recorded one."""
-    line, _ = machine.dry_run()
-    if REAL_PYTHON.exists():
-        line, _ = machine.dry_run(LEXI_PYTHON=str(REAL_PYTHON))
-        words = shlex.split(line)
-        flags = words[words.index("--served-model-name") :]
-        read = subprocess.run(
-            [REAL_PYTHON, SCRIPTS / "lib/probe.py", "parse", *flags], capture_output=True, text=True, timeout=600
-        )
-        assert read.returncode == 0, read.stderr
-        taken = json.loads(read.stdout.strip().splitlines()[-1])
-        assert (taken["tensor_parallel_size"], taken["max_num_queued_reqs"]) == (4, 256)
-        assert taken["middleware"] == ["lexi_guard.Guard"]
-    else:
+    """The real help and parser where a vLLM is installed, loaded once; elsewhere every word against the recorded."""
+    if not REAL_PYTHON.exists():
+        line, _ = machine.dry_run()
         assert {word for word in shlex.split(line) if word.startswith("--")} <= known("0.33.0")
+        return
+    program = [REAL_PYTHON, ROOT / "tests/unit/launch_parser.py", SCRIPTS / "lib"]
+    real = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with real as vllm:
+        assert vllm.stdin is not None
+        assert vllm.stdout is not None
+        told = next(line for line in vllm.stdout if line.startswith("flags "))
+        machine.flags = told.removeprefix("flags ")
+        machine.lay()
+        words = shlex.split(machine.dry_run()[0])
+        rest, _ = vllm.communicate(json.dumps(words[words.index("--served-model-name") :]) + "\n")
+    assert vllm.returncode == 0
+    taken = json.loads(rest.strip().splitlines()[-1])
+    assert (taken["tensor_parallel_size"], taken["max_num_queued_reqs"], taken["shutdown_timeout"]) == (4, 256, 20)
+    assert taken["middleware"] == ["lexi_guard.Guard"]

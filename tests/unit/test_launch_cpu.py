@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.launch_cases import ROOT, SCRIPTS
+from tests.unit.launch_cases import LATER, ROOT, SCRIPTS
 from tools.lexi_vllm import convert, serve
 from tools.local_stack.lexi import CannotServe
 
@@ -82,12 +82,41 @@ def test_it_is_small_and_on_loopback_unless_told() -> None:
     assert (told["LEXI_HOST"], told["LEXI_MAX_NUM_SEQS"], told["LLM_DTYPE"]) == ("0.0.0.0", "4", "bfloat16")
 
 
-def test_the_unit_starts_the_script_and_waits_for_a_completion() -> None:
+def test_further_flags_stand_where_the_script_passes_them_on() -> None:
+    assert serve.command(["--dry-run"])[1:] == ["--dry-run", "--", "--enforce-eager"]
+    assert serve.command(["--", "--seed", "1"])[1:] == ["--", "--seed", "1", "--enforce-eager"]
+
+
+@pytest.fixture
+def unit() -> configparser.ConfigParser:
+    """The systemd unit."""
     unit = configparser.ConfigParser(interpolation=None, strict=True)
     unit.optionxform = str  # type: ignore[assignment,method-assign] # systemd's names have capitals
     unit.read(SCRIPTS / "lexi.service", encoding="utf-8")
+    return unit
+
+
+def test_the_unit_starts_the_script_and_waits_for_a_completion(unit: configparser.ConfigParser) -> None:
     service = unit["Service"]
     script = ROOT / Path(service["ExecStart"]).relative_to("/opt/lexi-gateway")
     assert os.access(script, os.X_OK)
     assert (service["Type"], service["Restart"], service["RestartPreventExitStatus"]) == ("notify", "always", "2")
-    assert int(service["TimeoutStartSec"]) > 1800
+    waits = int(dict(pair.split("=") for pair in service["Environment"].split())["LEXI_WAIT_S"])
+    assert int(service["TimeoutStartSec"]) > waits + 1800
+    # The answers under way have 20 s, the engine a while after them.
+    assert int(service["TimeoutStopSec"]) >= 40
+
+
+def test_the_unit_never_gives_up_on_what_time_can_mend(unit: configparser.ConfigParser) -> None:
+    """Starts that wait and then end with 75 must not use up those that an hour allows."""
+    service, limits = unit["Service"], unit["Unit"]
+    waits = int(dict(pair.split("=") for pair in service["Environment"].split())["LEXI_WAIT_S"])
+    each = waits + int(service["RestartSec"])
+    assert each * int(limits["StartLimitBurst"]) > int(limits["StartLimitIntervalSec"])
+    assert str(LATER) not in service["RestartPreventExitStatus"].split()
+
+
+def test_the_unit_has_a_place_to_write_to(unit: configparser.ConfigParser) -> None:
+    service = unit["Service"]
+    written = dict(pair.split("=") for pair in service["Environment"].split())
+    assert {written["HOME"], written["XDG_CACHE_HOME"]} == {f"/var/cache/{service['CacheDirectory']}"}

@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic, sleep
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.launch_cases import KEY, SCRIPTS, Machine
+from tests.unit.launch_cases import GPUS, KEY, REFUSED, SCRIPTS, Machine
 
 WITHIN_S = 60.0
 
@@ -24,14 +25,12 @@ def machine(tmp_path: Path) -> Machine:
 class Start:
     """A launch script that runs."""
 
-    def __init__(self, machine: Machine, **more: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+    def __init__(self, machine: Machine, *arguments: str, **more: str) -> None:
         self.machine = machine
         self.log = (machine.folder / "log").open("w+", encoding="utf-8")
-        given = {"LEXI_PORT": str(self.port), "LEXI_HOST": "127.0.0.1", **more}
+        given = {"LEXI_HOST": "127.0.0.1", **more}
         self.process = subprocess.Popen(
-            [SCRIPTS / "launch_lexi.sh"], env=machine.environment(**given), stdout=self.log, stderr=self.log
+            [SCRIPTS / "launch_lexi.sh", *arguments], env=machine.environment(**given), stdout=self.log, stderr=self.log
         )
 
     @property
@@ -62,8 +61,8 @@ def start(machine: Machine) -> Iterator[type[Start]]:
     running: list[Start] = []
 
     class Tracked(Start):
-        def __init__(self, machine: Machine, **more: str) -> None:
-            super().__init__(machine, **more)
+        def __init__(self, machine: Machine, *arguments: str, **more: str) -> None:
+            super().__init__(machine, *arguments, **more)
             running.append(self)
 
     yield Tracked
@@ -95,6 +94,7 @@ def test_the_server_takes_the_scripts_place(machine: Machine, start: type[Start]
     assert "LLM_API_KEY" not in environment
     assert KEY not in " ".join(started["flags"])
     assert environment["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert environment["VLLM_NO_USAGE_STATS"] == "1"
     assert environment["HF_HUB_OFFLINE"] == "1"
     assert environment["PYTHONPATH"].split(":")[0] == str(SCRIPTS / "lib")
@@ -122,6 +122,57 @@ def test_one_that_never_answers_is_ended(machine: Machine, start: type[Start]) -
     run = start(machine, LEXI_START_TIMEOUT_S="1")
     run.wait_for("no completion within 1 s: it answered 503 to a completion; the server was ended")
     assert run.process.wait(WITHIN_S) == 0
+
+
+def test_an_answer_that_breaks_off_is_none(machine: Machine, start: type[Start]) -> None:
+    (machine.folder / "broken").write_text("1", encoding="ascii")
+    run = start(machine)
+    assert "Traceback" not in run.wait_for("ready: Lexi answered a completion")
+
+
+def test_broken_answers_alone_end_the_server(machine: Machine, start: type[Start]) -> None:
+    (machine.folder / "broken").write_text("1000", encoding="ascii")
+    run = start(machine, LEXI_START_TIMEOUT_S="1")
+    run.wait_for("no completion within 1 s: no whole answer (IncompleteRead); the server was ended")
+    assert run.process.wait(WITHIN_S) == 0
+
+
+def test_an_error_about_the_key_does_not_quote_it() -> None:
+    """Some of http.client's do. The server is ended, since nobody can ask it."""
+    with subprocess.Popen(["sleep", "60"]) as server:
+        program = [sys.executable, SCRIPTS / "lib/ready.py", "http://127.0.0.1:9", "Lexi", str(server.pid), "0"]
+        key = {"VLLM_API_KEY": "SECRET-one\nSECRET-two"}
+        done = subprocess.run(program, env=key, capture_output=True, text=True)
+    assert (done.returncode, server.returncode) == (2, -signal.SIGTERM)
+    assert "no whole answer (ValueError); the server was ended" in done.stderr
+    assert "SECRET" not in done.stdout + done.stderr
+
+
+def test_a_server_that_is_gone_need_not_be_ended() -> None:
+    with subprocess.Popen(["true"]) as server:
+        server.wait(WITHIN_S)
+    ending = f"import ready; ready.end({server.pid}); print('ended')"
+    done = subprocess.run(
+        [sys.executable, "-c", ending], env={"PYTHONPATH": str(SCRIPTS / "lib")}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "ended\n")
+
+
+def test_it_waits_for_what_time_can_mend(machine: Machine, start: type[Start]) -> None:
+    """So a unit's start outlasts the port and the memory of a server that crashed."""
+    (machine.folder / "gpus").write_text(GPUS.replace("24000, 0", "9000, 15000"), encoding="ascii")
+    run = start(machine, LEXI_WAIT_S="60")
+    run.wait_for("GPU 0 has 9000 of 24576 MiB free")
+    assert "waiting at most" in run.said
+    assert not (machine.folder / "started").exists()
+    (machine.folder / "gpus").write_text(GPUS, encoding="ascii")
+    run.started()
+
+
+def test_it_does_not_wait_for_what_a_setting_must_mend(machine: Machine, start: type[Start]) -> None:
+    run = start(machine, LEXI_WAIT_S="60", CUDA_VISIBLE_DEVICES="0")
+    assert run.process.wait(WITHIN_S) == REFUSED
+    assert "waiting" not in run.said
 
 
 def test_systemd_is_told_when_it_is_ready(machine: Machine, start: type[Start]) -> None:

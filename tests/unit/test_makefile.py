@@ -2,11 +2,18 @@
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+
+from tools.local_stack.embedded import SOCKET, not_running
+from tools.local_stack.supervise import claim
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +28,26 @@ def test_make_alone_prints_every_target_a_user_may_call() -> None:
     of_prompts = ("prompts", "promote", "ramp", "rollback")
     for target in ("run", "test", "proof", "check", "bench", "lexi", "test-llm", "key", *of_prompts, *at_the_desk):
         assert f"make {target} " in shown
+
+
+def test_the_targets_stand_under_headings_in_one_column() -> None:
+    title, *parts = make().stdout.split("\n\n")
+    assert title.splitlines()[1].startswith("  make help ")
+    headings = [part.splitlines()[0] for part in parts]
+    assert headings == ["Run it", "At the desk", "Prompts", "Check and prove", "Containers", "Set up"]
+    lines = [line for part in parts for line in part.splitlines()[1:]]
+    columns = {re.match(r"  make [a-z-]+ {2,}", line) for line in lines}
+    assert {found and found.end() for found in columns} == {24}
+
+
+def test_every_target_is_phony_and_every_part_of_the_file_has_a_heading() -> None:
+    text = (ROOT / "Makefile").read_text()
+    phony = " ".join(re.findall(r"^\.PHONY: (.+)$", text, re.MULTILINE)).split()
+    assert sorted(phony) == sorted(re.findall(r"^([a-z][a-z-]*):(?!=)", text, re.MULTILINE))
+
+
+def test_the_dry_run_of_a_panic_exit_is_offered() -> None:
+    assert "make panic DRY_RUN=1" in make().stdout
 
 
 def test_an_unsupported_python_is_told_at_once(tmp_path: Path) -> None:
@@ -138,14 +165,29 @@ def test_what_is_said_reaches_the_command_as_it_was_said(
         (["rollback"], "KEY"),
         (["promote", "KEY=policy"], "VERSION"),
         (["ramp", "KEY=policy", "VERSION=1.1.0"], "PERCENT"),
+        (["experiment"], "KEY"),
+        (["restore"], "FILE"),
+        (["key", "SCOPES=read"], "NAME"),
+        (["key", "NAME=x"], "SCOPES"),
     ],
 )
-def test_what_a_change_of_prompts_lacks_is_named(here: Path, words: list[str], missing: str) -> None:
-    env = {name: value for name, value in os.environ.items() if name not in {"KEY", "VERSION", "PERCENT"}}
+def test_what_a_command_lacks_is_named_in_one_line(here: Path, words: list[str], missing: str) -> None:
+    names = {"KEY", "VERSION", "PERCENT", "FILE", "NAME", "SCOPES"}
+    env = {name: value for name, value in os.environ.items() if name not in names}
     done = subprocess.run(["make", *words], cwd=here, env=env, capture_output=True, text=True)
     assert done.returncode != 0
     assert done.stdout == ""
-    assert f"{missing}: is missing: {missing}=" in done.stderr
+    [line] = done.stderr.splitlines()
+    assert f"{missing} is missing: make {words[0]} " in line
+    assert f" {missing}=" in line
+
+
+def test_an_audit_installs_nothing_into_the_environment_of_a_running_stack(here: Path) -> None:
+    (here / "requirements").mkdir()
+    (here / "requirements" / "audit.txt").touch()
+    (here / ".venv-audit").mkdir()
+    (here / ".venv-audit" / ".made").touch()
+    assert called(here, "audit") == ["-m", "tools.supply_chain"]
 
 
 def test_a_halt_is_not_cleaned_away(here: Path) -> None:
@@ -189,7 +231,7 @@ def test_a_file_that_cannot_be_read_is_told_and_stops_nothing(tmp_path: Path) ->
 def test_the_database_is_the_one_named_else_the_stacks_else_said_to_be_missing(tmp_path: Path) -> None:
     missing = with_env(tmp_path, "--database", "shown")
     assert missing.returncode != 0
-    assert ".local/database.url is not there" in missing.stderr
+    assert missing.stderr.startswith("nothing runs here (.local): start the stack with `make run`")
     state = tmp_path / "state"
     state.mkdir()
     (state / "database.url").write_text("postgresql://embedded\n")
@@ -204,3 +246,32 @@ def test_the_database_is_the_one_named_else_the_stacks_else_said_to_be_missing(t
     assert json.loads(with_env(tmp_path, "--database-if-there", "shown", "x").stdout)[0] == ["x"]
     unneeded = json.loads(with_env(tmp_path, "shown").stdout)[1]
     assert "DATABASE_URL" not in unneeded
+
+
+@pytest.fixture
+def sockets() -> Generator[Path]:
+    """A folder with a short name: a socket's path has at most 107 characters."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_a_stack_that_has_ended_is_told_from_one_that_runs(tmp_path: Path, sockets: Path) -> None:
+    (tmp_path / ".local").mkdir()
+    (tmp_path / ".local" / "database.url").write_text(f"postgresql://postgres@/lexi?host={sockets}\n")
+
+    def not_there() -> None:
+        told = with_env(tmp_path, "--database", "shown")
+        assert (told.returncode, told.stderr.splitlines()) == (1, [not_running(Path(".local"))])
+        assert "DATABASE_URL" not in json.loads(with_env(tmp_path, "--database-if-there", "shown").stdout)[1]
+
+    not_there()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(sockets / SOCKET))
+        server.listen()
+        found = json.loads(with_env(tmp_path, "--database", "shown").stdout)[1]
+        assert found["DATABASE_URL"] == f"postgresql://postgres@/lexi?host={sockets}"
+    not_there()  # as after a kill -9: the file is left behind, and nobody listens
+    held = claim(tmp_path / ".local")
+    told = with_env(tmp_path, "--database", "shown").stderr
+    assert held is not None
+    assert told == "the stack of .local runs, and its Postgres does not answer: see .local/logs/postgres.log\n"

@@ -1,6 +1,8 @@
 """Bodies that are nested too deeply are refused before a parser recurses into them."""
 
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from libs.http_app import Edge, frame
 from libs.json_depth import MOST, too_deep
 from libs.keys import KeyRing
 
+ROOT = Path(__file__).parents[2]
 TEXTS = st.text(alphabet='[]{}"\\a', max_size=6)
 VALUES = st.recursive(
     st.none() | st.integers() | TEXTS,
@@ -44,6 +47,45 @@ def test_what_only_opens_is_too_deep(text: bytes) -> None:
 @pytest.mark.parametrize("text", [b"[]" * 1000, b"]" * 1000, b'["' + b"[" * 1000 + b'"]', b"{}[" * MOST])
 def test_what_is_flat_passes_whatever_else_it_is(text: bytes) -> None:
     assert not too_deep(text)
+
+
+def walked(text: bytes) -> bool:
+    """The same, a byte at a time."""
+    depth = deepest = 0
+    inside = escaped = False
+    for code in text:
+        if inside:
+            inside = escaped or code != ord('"')
+            escaped = not escaped and code == ord("\\")
+        elif code == ord('"'):
+            inside = True
+        else:
+            depth += (code in b"[{") - (code in b"]}")
+            deepest = max(deepest, depth)
+    return deepest > MOST
+
+
+@given(
+    st.lists(st.sampled_from([b"[" * MOST, b"[", b"{", b"]", b"}" * 9, b'"', b"\\", b'\\"', b"a,", b"\n"]), max_size=40)
+)
+def test_it_reads_strings_as_a_parser_does_also_in_what_is_no_json(pieces: list[bytes]) -> None:
+    assert too_deep(b"".join(pieces)) == walked(b"".join(pieces))
+
+
+LONGEST = """
+import resource
+from libs.json_depth import MOST, too_deep
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+for tail in (b'\\\\"', b"\\\\", b'"', b'"\\\\', b'a"', b"\\\\n", b"a", b'""[]'):
+    assert too_deep(b"[" * (MOST + 1) + b'"' + tail * (2_000_000 // len(tail)))
+assert not too_deep((b"[" * MOST + b"]" * MOST) * 15_000)
+"""
+
+
+def test_the_work_grows_with_the_length_alone() -> None:
+    """An expression that tries again from each quote needs hours for the first of these."""
+    done = subprocess.run([sys.executable, "-c", LONGEST], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.fixture
@@ -83,3 +125,29 @@ async def test_it_is_found_across_pieces_and_not_in_forms(client: httpx.AsyncCli
     assert (await client.post("/value", content=pieces())).status_code == 400
     form = {"content-type": "application/x-www-form-urlencoded"}
     assert (await client.post("/value", content=b"[" * 1000, headers=form)).status_code == 200
+
+
+NESTED = '{"a": ["\\"", ' + "[" * 300 + "]" * 300 + ', "\\""]}'
+
+
+@pytest.mark.parametrize("path", ["/value", "/parsed"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(text.encode(coding) for text in (NESTED, '{"a": 1}') for coding in ("utf-16", "utf-16-le", "utf-32-be")),
+        b'{"a": "\xff"}',
+        b'{"a": "\xed\xa0\x80"}',
+        b'{"a": "\x00"}',
+    ],
+)
+async def test_what_is_no_text_in_utf_8_is_refused(client: httpx.AsyncClient, path: str, body: bytes) -> None:
+    """Python's parser reads UTF-16 and UTF-32 as well, where brackets are found in other places."""
+    answer = await client.post(path, content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
+    assert "UTF-8" in answer.json()["detail"]
+
+
+async def test_text_in_utf_8_passes(client: httpx.AsyncClient) -> None:
+    body = '{"a": "\u4e2d\U0001f600"}'.encode()
+    answer = await client.post("/parsed", content=body, headers={"content-type": "application/json"})
+    assert answer.json() == {"a": "\u4e2d\U0001f600"}

@@ -1,87 +1,21 @@
 """What every server of ours lets in: asked for by its own name, from its own pages, by a path that reads in one way."""
 
-import base64
-import http.client
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.http_door import MOST_HEADER_BYTES, MOST_HEADERS, Door, DoorSettings, Refusal, check_path
-from libs.http_heads import MOST_BYTES
+from libs.http_door import MOST_HEADER_BYTES, MOST_HEADERS, SERVICES, Door, DoorSettings, Refusal, check_path
 from libs.settings import SettingsError, load
-
-ROOT = Path(__file__).parents[2]
-
-SERVER = """
-import asyncio, sys
-from libs import http_heads, process
-http_heads.HEAD_S = float(sys.argv[1])
-async def app(scope, receive, send):
-    if scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.accept"})
-        await send({"type": "websocket.close", "code": 1000})
-        return
-    body = b""
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if not message.get("more_body"):
-            break
-    words = f"{scope['path']} {len(body)}".encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(words))]})
-    await send({"type": "http.response.body", "body": words})
-async def main(stop):
-    await process.serve(app, host="127.0.0.1", port=0, stop=stop)
-process.run(main, service="door")
-"""
-
-
-@contextmanager
-def server(head_s: float = 60, **environment: str) -> Generator[int]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(head_s)], cwd=ROOT, stderr=subprocess.PIPE, env=os.environ | environment
-    )
-    try:
-        assert process.stderr is not None
-        yield next(event["port"] for event in map(json.loads, process.stderr) if event["event"] == "listening")
-    finally:
-        process.kill()
-        process.communicate()
+from tests.unit.door_server import ask, get, server, upgrade
 
 
 @pytest.fixture(scope="module")
 def port() -> Generator[int]:
     with server(ALLOWED_HOSTS="desk.example, lexi.example") as there:
         yield there
-
-
-def ask(port: int, request: str | bytes) -> tuple[int, str]:
-    """Send these very bytes; the status and the rest of what comes back until the server closes or has answered."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        sent = request.encode("latin-1") if isinstance(request, str) else request
-        connection.sendall(sent)
-        connection.shutdown(socket.SHUT_WR)
-        received = b""
-        while piece := connection.recv(65_536):
-            received += piece
-    head = received.decode("latin-1")
-    return int(head.split(" ", 2)[1]), head
-
-
-def get(
-    port: int, path: str = "/x", *, host: str = "127.0.0.1", more: str = "", method: str = "GET"
-) -> tuple[int, str]:
-    return ask(port, f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n")
 
 
 @pytest.mark.parametrize(
@@ -93,21 +27,31 @@ def get(
         "LOCALHOST",
         "[::1]:80",
         "10.1.2.3",
-        "api:8001",
-        "llm-sidecar",
+        "localhost.:8001",
         "desk.example",
         "Lexi.Example:443",
+        "desk.example.",
     ],
 )
 def test_a_service_answers_under_its_own_names(port: int, host: str) -> None:
     assert get(port, host=host)[0] == 200
 
 
-@pytest.mark.parametrize("host", ["evil.test", "127.0.0.1.evil.test:8001", "localhost.evil.test", "api.evil.test", "1"])
+@pytest.mark.parametrize(
+    "host", ["evil.test", "127.0.0.1.evil.test:8001", "localhost.evil.test", "api.evil.test", "1", *sorted(SERVICES)]
+)
 def test_another_name_is_refused_wherever_it_leads(port: int, host: str) -> None:
     status, answer = get(port, host=host)
     assert status == 421
     assert "ALLOWED_HOSTS" in answer
+
+
+def test_the_names_of_containers_count_where_more_than_loopback_listens() -> None:
+    """On loopback a page could ask by them, where its network says that they are at 127.0.0.1."""
+    with server(host="0.0.0.0") as there:
+        for name in ("api:8001", "llm-sidecar", "host.docker.internal:8000", "127.0.0.1"):
+            assert get(there, host=name)[0] == 200
+        assert get(there, host="evil.test")[0] == 421
 
 
 @pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models"])
@@ -126,6 +70,14 @@ def test_two_hosts_none_and_one_in_the_address_are_refused(port: int) -> None:
     assert get(port, more="Host: evil.test\r\n")[0] == 400
     assert ask(port, "GET /x HTTP/1.1\r\nConnection: close\r\n\r\n")[0] == 400
     assert get(port, "http://localhost/x", host="evil.test")[0] == 421
+
+
+def test_a_probe_in_http_1_0_needs_no_host_and_gets_past_nothing_else(port: int) -> None:
+    assert ask(port, "GET /health HTTP/1.0\r\n\r\n")[0] == 200
+    assert ask(port, "GET /health HTTP/1.0\r\nHost: evil.test\r\n\r\n")[0] == 421
+    assert ask(port, "GET /a//b HTTP/1.0\r\n\r\n")[0] == 400
+    for origin, status in (("http://evil.test", 403), ("null", 403), ("https://desk.example", 200)):
+        assert ask(port, f"POST /x HTTP/1.0\r\nOrigin: {origin}\r\nContent-Length: 0\r\n\r\n")[0] == status
 
 
 def test_a_star_switches_the_check_off_and_nothing_else() -> None:
@@ -149,16 +101,15 @@ def test_a_page_of_another_origin_may_change_nothing(port: int, origin: str) -> 
         assert get(port, host="127.0.0.1:8000", method=method, more=f"Origin: {origin}\r\n")[0] == 403
 
 
+def test_of_two_origins_neither_counts(port: int) -> None:
+    ours, evil = "Origin: http://127.0.0.1:8000\r\n", "Origin: http://evil.test\r\n"
+    for more in (evil + ours, ours + evil, ours + ours):
+        assert get(port, host="127.0.0.1:8000", method="POST", more=more)[0] == 400
+
+
 @pytest.mark.parametrize("origin", ["http://127.0.0.1:8000", "https://127.0.0.1:8000", "https://desk.example"])
 def test_a_page_of_ours_may(port: int, origin: str) -> None:
     assert get(port, host="127.0.0.1:8000", method="POST", more=f"Origin: {origin}\r\n")[0] == 200
-
-
-def upgrade(port: int, *, host: str, origin: str | None) -> int:
-    nonce = base64.b64encode(os.urandom(16)).decode()
-    more = f"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {nonce}\r\n"
-    more += "" if origin is None else f"Origin: {origin}\r\n"
-    return ask(port, f"GET /live HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\n{more}\r\n")[0]
 
 
 def test_websockets_are_asked_the_same(port: int) -> None:
@@ -179,6 +130,7 @@ def test_websockets_are_asked_the_same(port: int) -> None:
         ("/a%252e%252e", "/a%2e%2e"),
         ("/v1/models/org%2Fname", "/v1/models/org/name"),
         ("/v1/models/%2541", "/v1/models/%41"),
+        ("/v1/models/a%7Eb~", "/v1/models/a~b~"),
         ("/.well-known/x", "/.well-known/x"),
         ("/x?u=//..//%2f", "/x"),
         ("http://localhost/x", "/x"),
@@ -228,57 +180,6 @@ def test_heads_are_bounded_in_number_and_size(port: int) -> None:
     assert get(port, more=f"Cookie: {'a' * (MOST_HEADER_BYTES - 200)}\r\n")[0] == 200
 
 
-@pytest.mark.parametrize(
-    ("head", "more"),
-    [
-        (b"GET /x HTTP/1.1\r\nHost: localhost\r\nX: ", b"a" * 1000),
-        (b"GET /", b"a" * 1000),
-        (b"GET /x HTTP/1.1\r\nHost: localhost\r\n", b"X: a\r\n" * 200),
-        (
-            b"POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n",
-            b"X: a\r\n" * 200,
-        ),
-    ],
-)
-def test_what_never_becomes_a_request_is_cut(port: int, head: bytes, more: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        connection.sendall(head)
-        with pytest.raises(OSError, match=r"Broken pipe|reset"):
-            send_until_cut(connection, more * 1000, pieces=500 * MOST_BYTES // len(more) // 1000)
-
-
-def send_until_cut(connection: socket.socket, piece: bytes, *, pieces: int) -> None:
-    for _ in range(pieces):
-        connection.sendall(piece)
-
-
-def test_a_long_body_is_no_head(port: int) -> None:
-    body = b"b" * (40 * MOST_BYTES)
-    head = b"POST /x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-    assert ask(port, head + b"Content-Length: %d\r\n\r\n" % len(body) + body)[1].endswith(f"/x {len(body)}")
-    chunks = b"1\r\nb\r\n" * MOST_BYTES + b"0\r\n\r\n"
-    assert ask(port, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)[1].endswith(f"/x {MOST_BYTES}")
-
-
-def test_a_connection_carries_one_request_after_another(port: int) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    for size in (0, 3, 200_000, 1):
-        connection.request("POST", "/x", body=b"b" * size)
-        assert connection.getresponse().read() == b"/x %d" % size
-    connection.close()
-
-
-def test_a_head_that_trickles_is_cut() -> None:
-    with server(head_s=0.3) as there:
-        for begun in (b"", b"GET /x HTTP/1.1\r\nHost: loc", b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\nGET"):
-            with socket.create_connection(("127.0.0.1", there), timeout=60) as connection:
-                connection.sendall(begun)
-                received = b""
-                while piece := connection.recv(4096):
-                    received += piece
-            assert b"408 Request Timeout" in received
-
-
 async def test_the_door_stands_before_what_it_guards() -> None:
     """Nothing of a refused request reaches the app, and what is neither request nor websocket passes."""
     reached: list[str] = []
@@ -293,7 +194,14 @@ async def test_the_door_stands_before_what_it_guards() -> None:
         return
 
     door = Door(app)
-    request = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/", "headers": [(b"host", b"evil.test")]}
+    request = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "path": "/",
+        "raw_path": b"/",
+        "headers": [(b"host", b"evil.test")],
+    }
     await door(request, receive, send)
     await door({"type": "lifespan"}, receive, send)
     assert reached == ["lifespan"]

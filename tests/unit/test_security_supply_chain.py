@@ -4,7 +4,9 @@ import base64
 import hashlib
 import json
 import subprocess
+import sys
 from email.message import Message
+from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +81,24 @@ def environment(tmp_path: Path) -> Path:
     return tmp_path / "env"
 
 
+def digest_of(content: str) -> str:
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content.encode()).digest()).rstrip(b"=").decode()
+
+
 def plant(environment: Path, name: str, content: str, *, recorded: bool) -> None:
     [site] = environment.glob("lib/*/site-packages")
+    (site / name).parent.mkdir(exist_ok=True)
     (site / name).write_text(content)
     if recorded:
-        digest = base64.urlsafe_b64encode(hashlib.sha256(content.encode()).digest()).rstrip(b"=").decode()
         with (site / "one-1.0.dist-info" / "RECORD").open("a") as record:
-            record.write(f"{name},sha256={digest},{len(content)}\n")
+            record.write(f"{name},{digest_of(content)},{len(content)}\n")
 
 
 def test_an_environment_without_such_files_is_in_order(environment: Path) -> None:
     assert unexpected_files(environment) == []
 
 
-@pytest.mark.parametrize("name", ["x.pth", "sitecustomize.py", "usercustomize.py"])
+@pytest.mark.parametrize("name", ["x.pth", "sitecustomize.py", "usercustomize.pyc", "sitecustomize.abi3.so"])
 def test_a_planted_file_is_found(environment: Path, name: str) -> None:
     plant(environment, name, "import os", recorded=False)
     [problem] = unexpected_files(environment)
@@ -103,14 +109,39 @@ def test_a_file_that_a_package_recorded_is_found_too_until_somebody_looked_at_it
     plant(environment, "x.pth", "import os", recorded=True)
     [problem] = unexpected_files(environment)
     assert "one brought it, and nobody looked at it" in problem
-    assert unexpected_files(environment, {"x.pth": "one"}) == []
-    assert unexpected_files(environment, {"x.pth": "another"}) != []
+    assert unexpected_files(environment, {"x.pth": digest_of("import os")}) == []
+
+
+def test_a_known_name_makes_nothing_known_that_holds_something_else(environment: Path) -> None:
+    """A poisoned release may bring its code in the very file that was looked at, with a record that is right."""
+    plant(environment, "distutils-precedence.pth", "import os; os.system('x')", recorded=True)
+    [problem] = unexpected_files(environment)
+    assert "not the one that somebody looked at" in problem
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_package_that_is_imported_at_the_start_is_found_whoever_brought_it(
+    environment: Path, *, recorded: bool
+) -> None:
+    plant(environment, "sitecustomize/__init__.py", "import os", recorded=recorded)
+    [problem] = unexpected_files(environment)
+    assert "sitecustomize: Python imports it at every start" in problem
+
+
+def test_every_kind_that_python_imports_is_one_that_is_looked_for(environment: Path) -> None:
+    for number, suffix in enumerate(all_suffixes()):
+        plant(environment, f"usercustomize{suffix}", "", recorded=False)
+        assert len(unexpected_files(environment)) == number + 1
+
+
+def test_this_environment_is_in_order() -> None:
+    assert unexpected_files(Path(sys.prefix)) == []
 
 
 def test_a_known_file_that_was_changed_is_found(environment: Path) -> None:
     plant(environment, "x.pth", "import os", recorded=True)
     plant(environment, "x.pth", "import os, socket", recorded=False)
-    [problem] = unexpected_files(environment, {"x.pth": "one"})
+    [problem] = unexpected_files(environment, {"x.pth": digest_of("import os")})
     assert "not as one brought it" in problem
 
 
@@ -181,10 +212,11 @@ def test_what_the_service_knows_what_it_does_not_and_its_absence_are_told_apart(
     found = look_up(Path("x.txt"), Path("pip-audit"), answer(CLEAN, SKIPPED, STRUCK))
     assert (found.asked, found.unasked) == (2, ["two: not found"])
     assert found.vulnerable == ["three 3.0: PYSEC-1, mended in 3.1"]
+    assert not found.away
     away = look_up(Path("x.txt"), Path("pip-audit"), PipAudit("", "Traceback\nConnectionError: no such host", 1))
-    assert (away.asked, away.unasked) == (0, ["all of x.txt: ConnectionError: no such host"])
+    assert (away.asked, away.unasked, away.away) == (0, ["all of x.txt: ConnectionError: no such host"], True)
     missing = look_up(Path("x.txt"), Path("/nowhere/pip-audit"))
-    assert missing.unasked == ["all of x.txt: FileNotFoundError"]
+    assert (missing.unasked, missing.away) == (["all of x.txt: FileNotFoundError"], False)
 
 
 @pytest.fixture
@@ -221,11 +253,41 @@ def test_a_service_that_cannot_be_asked_has_its_own_code_and_hides_nothing(
     away = PipAudit("", "ConnectionError: no such host", 1)
     assert run_audit(house, away) == UNASKED
     shown = capsys.readouterr().out
-    assert "could not be asked" in shown
+    assert "cannot be reached from this machine" in shown
     assert "no known vulnerability" not in shown
     assert "ok     every lock" in shown
     plant(house[1], "x.pth", "import os", recorded=False)
     assert run_audit(house, away) == WRONG
+
+
+def test_a_network_that_keeps_the_service_away_is_told_in_one_line_that_blames_no_package(
+    house: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mirror may answer 404 for every package, which pip-audit takes for a package that is not on PyPI."""
+    assert run_audit(house, answer(SKIPPED, {"name": "one", "skip_reason": "not found"})) == UNASKED
+    [line] = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("ok ")]
+    assert line.startswith("UNASKED  vulnerabilities: the service that knows of them cannot be reached")
+    assert "make audit" in line
+
+
+def test_what_alone_could_not_be_asked_and_a_tool_that_fails_are_named(
+    house: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_audit(house, answer(CLEAN, SKIPPED)) == UNASKED
+    assert "two: not found" in capsys.readouterr().out
+    assert run_audit(house, PipAudit("", "error: no such option", 2)) == UNASKED
+    shown = capsys.readouterr().out
+    assert "all of runtime.txt: error: no such option" in shown
+    assert "cannot be reached" not in shown
+
+
+def test_how_much_of_what_is_shipped_could_be_looked_at_is_said(
+    house: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (house[0] / "runtime.txt").open("a") as lock:
+        lock.write(f"away==1.0 --hash=sha256:{HASH}\n")
+    run_audit(house, answer(CLEAN))
+    assert "(1 of 2 packages are installed here to be looked at)" in capsys.readouterr().out
 
 
 def test_a_known_vulnerability_is_wrong(house: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.shadow.report import Report, Sums, report
+from libs.shadow.report import LEAST_DAYS, LEAST_ENTRIES, Report, Sums, report
+from libs.statistics.intervals import Estimate
 from libs.trading.reasons import Kind, Reason
 
 DAY0 = date(2012, 8, 30)
@@ -89,3 +90,46 @@ def test_it_answers_for_anything_whatever_the_order_and_loses_nobody(rows: tuple
         assert whole.difference is not None
     else:
         assert made.summary.startswith("not enough data yet: ")
+
+
+@given(st.lists(SUMS, max_size=40))
+def test_there_is_no_difference_where_either_side_has_too_few_outcomes_for_one(rows: list[Sums]) -> None:
+    made = report(rows)
+    for split in (made.whole, *made.by_version.values()):
+        sides = (split.allowed, split.blocked)
+        enough = [each.settled >= LEAST_ENTRIES and each.market_days >= LEAST_DAYS for each in sides]
+        assert (split.difference is not None) == all(enough)
+        if split.difference is not None:
+            assert None not in {each.mean_return for each in sides}
+    assert made.enough_data == (made.whole.difference is not None)
+
+
+def returned(row: Sums) -> st.SearchStrategy[list[Sums]]:
+    """Some days of what may be compared: four entries on each, whose sum is anything a return may be."""
+    sums = st.lists(st.floats(-1, 1), min_size=LEAST_DAYS, max_size=3 * LEAST_DAYS)
+    return sums.map(lambda made: [replace(row, made=each) for each in made])
+
+
+@given(returned(ALLOWED), returned(BLOCKED))
+def test_a_difference_is_never_surer_than_what_it_is_made_of(allowed: list[Sums], blocked: list[Sums]) -> None:
+    """No day is common to both here, so that nothing cancels."""
+    rows = [replace(row, day=DAY0 + timedelta(days=number)) for number, row in enumerate((*allowed, *blocked))]
+    whole = report(rows).whole
+    assert whole.difference is not None
+    for side in (whole.allowed, whole.blocked):
+        assert side.mean_return is not None
+        assert width(whole.difference) >= width(side.mean_return) * (1 - 1e-9)
+
+
+def width(found: Estimate) -> float:
+    return found.high - found.low
+
+
+def test_three_blocked_entries_beside_many_allowed_say_nothing() -> None:
+    few = [replace(BLOCKED, day=DAY0 + timedelta(days=number), entries=1, settled=1, made=-0.01) for number in range(3)]
+    made = report([*(row for row in days(20, allowed=0.01, blocked=0.0) if row.fate == "allowed"), *few])
+    assert made.whole.difference is None
+    assert [split.difference for split in made.by_version.values()] == [None]
+    assert made.summary.startswith(
+        "not enough data yet: 80 allowed entries and 3 blocked with an outcome, over 20 and 3 market days; "
+    )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from libs.llm.registry import Registry
 from libs.llm.structured import Parsed
 from libs.upstreams.grammar import gbnf
+from services.sidecar.asking import LONGEST_REVIEWED
 from tests.unit.sidecar_cases import MEMBERS, by_the_contract
 
 FILE = Path(__file__).parents[2] / "configs" / "sidecar_prompts.yaml"
@@ -101,3 +102,11 @@ def test_every_engine_can_be_held_to_it() -> None:
 def test_every_version_of_the_file_is_released() -> None:
     assert set(REGISTRY.keys()) == {"generate", "adjustment", "adjustment_review", "health"}
     assert list(REGISTRY.drafts()) == []
+
+
+def test_a_review_is_cut_nowhere_before_the_sidecar_refuses() -> None:
+    properties = REGISTRY.active("adjustment_review").inputs_schema["properties"]
+    assert {name: one["maxLength"] for name, one in properties.items()} == {
+        "request": LONGEST_REVIEWED,
+        "proposal": LONGEST_REVIEWED,
+    }

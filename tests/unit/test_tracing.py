@@ -10,6 +10,7 @@ from libs import tracing
 from libs.settings import SettingsError, load
 from libs.tracing.requests import layer
 from libs.tracing.settings import TracingSettings
+from tests.unit.door_server import ask_in_turn, server
 
 GIVEN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -71,6 +72,14 @@ def test_what_the_hot_path_asks_costs_no_memory_where_nothing_is_traced() -> Non
 async def test_a_callers_header_goes_on_as_it_came_if_it_is_one(given: str | None, goes_on: bool) -> None:
     tracing.arrived(given)
     assert tracing.outgoing() == (given if goes_on else "")
+
+
+def test_a_request_without_the_header_has_none_of_the_one_before_it_on_its_connection() -> None:
+    first = f"GET /a HTTP/1.1\r\nHost: localhost\r\ntraceparent: {GIVEN}\r\n\r\n".encode()
+    with server() as port:
+        answers = ask_in_turn(port, first + b"GET /b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert f"/a 0 {GIVEN}HTTP/1.1".encode() in answers
+    assert answers.endswith(b"/b 0")
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, **variables: str) -> TracingSettings:

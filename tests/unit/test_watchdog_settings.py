@@ -25,13 +25,14 @@ def test_the_defaults_are_those_of_the_old_watchdog(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_plan_has_a_place_for_every_setting() -> None:
-    assert {field.name for field in fields(Plan)} == {*WatchdogSettings.model_fields, "host", "webhook"}
+    assert {field.name for field in fields(Plan)} == {*WatchdogSettings.model_fields, "cards", "host", "webhook"}
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("WATCHDOG_READER", "rocm"), ("WATCHDOG_CONTAINER", "a/../b"), ("WATCHDOG_GPU", "0;1"), ("WATCHDOG_GPU", "-1"),
+        ("WATCHDOG_GPU", "0,1,0"),
         ("WATCHDOG_DOCKER_HOST", "/var/run/docker.sock"), ("WATCHDOG_DOCKER_HOST", "ssh://host"),
         ("WATCHDOG_LIMIT_MIB", "0"), ("WATCHDOG_LIMIT_MIB", "inf"), ("WATCHDOG_READINGS", "0"),
         ("WATCHDOG_INTERVAL_S", "0"), ("WATCHDOG_INTERVAL_S", "nan"), ("WATCHDOG_BUDGET", "-1"),
@@ -59,6 +60,20 @@ def test_without_a_container_a_command_restarts(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("WATCHDOG_RESTART_COMMAND", "systemctl restart 'my hermes'")
     assert make_plan().restart_command == ["systemctl", "restart", "my hermes"]
     assert make_plan().subject == "systemctl restart my hermes"
+
+
+@pytest.mark.parametrize(
+    ("reader", "command", "cards"), [("docker", "", 2), ("nvml", "", 2), ("nvml", "cat x", 2), ("command", "cat x", 0)]
+)
+def test_a_reading_has_a_line_for_each_card_unless_a_command_of_ones_own_says_it(
+    reader: str, command: str, cards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_CONTAINER", "llm")
+    monkeypatch.setenv("WATCHDOG_READER", reader)
+    monkeypatch.setenv("WATCHDOG_GPU", "0,1")
+    if command:
+        monkeypatch.setenv("WATCHDOG_READ_COMMAND", command)
+    assert make_plan().cards == cards
 
 
 def test_the_plan_arrives_whole_with_its_secret_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

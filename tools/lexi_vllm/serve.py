@@ -7,7 +7,7 @@ What the environment already says wins over what is filled in here.
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from libs.service_settings import ListenSettings
@@ -53,6 +53,11 @@ def environment(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
     return {**given, **{name: value for name, value in known.items() if not given.get(name)}}
 
 
+def command(given: Sequence[str]) -> list[str]:
+    """The launch script's command line. No compilation: a model this small gains nothing from minutes of it."""
+    return [str(LAUNCHER), *given, *([] if "--" in given else ["--"]), "--enforce-eager"]
+
+
 def main() -> int:
     """Become the server; 2 with one line on stderr when it cannot start."""
     try:
@@ -60,9 +65,7 @@ def main() -> int:
     except (CannotServe, SettingsError, OSError) as error:
         print(f"lexi-vllm-cpu: {error}", file=sys.stderr)
         return 2
-    # No compilation: a model this small gains nothing from minutes of it.
-    words = [str(LAUNCHER), *sys.argv[1:], *([] if "--dry-run" in sys.argv else ["--"]), "--enforce-eager"]
-    os.execve(LAUNCHER, words, environment(folder, os.environ))  # noqa: S606
+    os.execve(LAUNCHER, command(sys.argv[1:]), environment(folder, os.environ))  # noqa: S606
     return 0
 
 

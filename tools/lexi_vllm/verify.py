@@ -39,6 +39,9 @@ class NotAsExpected(Exception):
     """The engine did something else than the gateway counts on; the message says what."""
 
 
+UNEXPECTED = (NotAsExpected, UpstreamError, httpx.HTTPError, LookupError, ValueError, TypeError, AttributeError)
+
+
 def expect(met: bool, otherwise: str) -> None:
     """Go on only where it is so."""
     if not met:
@@ -102,7 +105,8 @@ async def chat(bench: Bench) -> str:
     expect(answer.status_code == 200, answer.text[:200])
     expect(content["usage"]["completion_tokens"] > 0, "no usage")
     expect(answer.headers.get("x-request-id") == "verify-1", f"request id {answer.headers.get('x-request-id')!r}")
-    first: float | None = content["metrics"]["time_to_first_token_ms"]
+    expect(bool(content.get("metrics")), "no times of its own: start vLLM with --enable-per-request-metrics")
+    first: float = content["metrics"]["time_to_first_token_ms"]
     words: str = content["choices"][0]["message"]["content"]
     return f"{words!r} in {monotonic() - began:.2f} s, id echoed, its own time to first token {first:.0f} ms"
 
@@ -274,7 +278,7 @@ async def verify() -> int:
         for check in CHECKS:
             try:
                 print(f"ok   {check.__name__}: {await check(bench)}", flush=True)
-            except (NotAsExpected, UpstreamError, httpx.HTTPError, KeyError, ValueError) as error:
+            except UNEXPECTED as error:
                 failed += 1
                 print(f"NOT  {check.__name__}: {type(error).__name__}: {error}", flush=True)
     finally:

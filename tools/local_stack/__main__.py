@@ -1,5 +1,6 @@
 """`make run`: a real Postgres, a real small model, and every service, from one command."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from libs.keys import KeyFileError, ensure_operator_key
 from libs.llm.errors import LLMError
 from libs.settings import SettingsError, load
+from libs.telemetry import mask_text
 from libs.trading.broker.errors import BrokerConfigError
 from tools.local_stack import banner
 from tools.local_stack.children import dies_with_parent
@@ -55,13 +57,18 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def note(log_path: Path, line: str) -> None:
+    """Keep a line with its time, for whoever was not looking at the terminal."""
+    with log_path.open("a", encoding="utf-8") as log:
+        log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {mask_text(line)}\n")
+
+
 def teller(log_path: Path) -> Callable[[str], None]:
-    """A `say` that keeps what it said, with its time, for whoever was not looking at the terminal."""
+    """A `say` that keeps what it said."""
 
     def tell(line: str) -> None:
         say(line)
-        with log_path.open("a", encoding="utf-8") as log:
-            log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
+        note(log_path, line)
 
     return tell
 
@@ -76,7 +83,8 @@ class Stack:
         self.postgres: EmbeddedPostgres | None = None
         self.processes: list[Supervised] = []
         self.model: list[Supervised] = []
-        self._tell = teller(self.logs / "stack.log")
+        self.log_path = self.logs / "stack.log"
+        self.tell = teller(self.log_path)
 
     def start(self) -> None:
         """Start everything in order; return when all of it is ready."""
@@ -86,9 +94,9 @@ class Stack:
         database_url = self._start_database()
         env = environment(self.settings, database_url)
         if model is not None:
-            say("starting the embedded model (SmolLM2-135M) …")
+            self.tell("starting the embedded model (SmolLM2-135M) …")
             self.model = [self._supervise(model, env)]
-        say("migrating the database …")
+        self.tell("migrating the database …")
         migrated = subprocess.run(
             [sys.executable, "-m", "libs.db", "migrate"], env=dict(env), capture_output=True, text=True, check=False
         )
@@ -97,27 +105,26 @@ class Stack:
         for process in self.model:
             process.wait_until_ready()
         own = services(self.settings)
-        say(f"starting {', '.join(service.name for service in own)} …")
+        self.tell(f"starting {', '.join(service.name for service in own)} …")
         self.processes = [self._supervise(service, env) for service in own]
         for process in self.processes:
             process.wait_until_ready()
         if self.settings.runs_strategy:
+            note(self.log_path, f"starting {strategy().name} …")
             key = ensure_strategy_key(self.settings.keys_path, self.state)
             self.processes.append(self._supervise(strategy(), {**env, "STRATEGY_KEY": key}))
 
     def _supervise(self, program: Program, env: Mapping[str, str]) -> Supervised:
         told = environment_of(program, env, settings=self.settings)
-        process = Supervised(program, env=told, logs=self.logs, report=self._tell)
+        process = Supervised(program, env=told, logs=self.logs, report=self.tell)
         process.start()
         return process
 
     def _start_database(self) -> str:
         if self.settings.database_url is not None:
             return self.settings.database_url.get_secret_value()
-        say("starting the embedded Postgres …")
-        self.postgres = EmbeddedPostgres(
-            self.state / "postgres", log_path=self.logs / "postgres.log", report=self._tell
-        )
+        self.tell("starting the embedded Postgres …")
+        self.postgres = EmbeddedPostgres(self.state / "postgres", log_path=self.logs / "postgres.log", report=self.tell)
         self.postgres.start()
         self.postgres.ensure_database(DATABASE)
         url = self.postgres.url(DATABASE)
@@ -127,11 +134,11 @@ class Stack:
     def keep_alive(self) -> None:
         """Restart what has ended."""
         if self.postgres is not None and self.postgres.pid is None:
-            self._tell(f"postgres ended; starting it again. Log: {self.postgres.log_path}")
+            self.tell(f"postgres ended; starting it again. Log: {self.postgres.log_path}")
             try:
                 self.postgres.start()
             except PostgresError as error:
-                self._tell(str(error))
+                self.tell(str(error))
                 time.sleep(POSTGRES_REST_S)
         for process in (*self.model, *self.processes):
             process.keep_alive()
@@ -148,6 +155,7 @@ def main() -> int:
     """Run until a signal; 0 after a clean stop, 2 when the stack could not start."""
     stop_on_signals()
     stack: Stack | None = None
+    tell = say
     try:
         settings = load(StackSettings)
         state = settings.local_state.resolve()
@@ -155,6 +163,8 @@ def main() -> int:
         held = claim(state)
         check_configuration()
         stack = Stack(settings)
+        tell = stack.tell
+        note(stack.log_path, f"make run: process {os.getpid()}, state in {state}")
         started = time.monotonic()
         key = ensure_operator_key(settings.keys_path, state)
         stack.start()
@@ -163,21 +173,24 @@ def main() -> int:
                 settings, key_file=banner.shown(state / "operator.key"), key=key, took_s=time.monotonic() - started
             )
         )
+        note(stack.log_path, f"everything is up after {time.monotonic() - started:.0f} s")
         watch = banner.FirstForecast(settings, key)
         while held:
             stack.keep_alive()
             watch.report(say)
             time.sleep(0.5)
     except Stopped as signalled:
-        say(f"\n{signalled}: stopping …")
+        say("")
+        tell(f"{signalled}: stopping …")
         return 0
     except (StackError, PostgresError, SettingsError, BrokerConfigError, KeyFileError, LLMError) as error:
-        say(f"\ncannot start: {error}")
+        say("")
+        tell(f"cannot start: {error}")
         return 2
     finally:
         if stack is not None:
             stack.stop()
-            say("everything is stopped.")
+            tell("everything is stopped.")
     return 0
 
 

@@ -5,6 +5,7 @@ import sys
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from libs.settings import SettingsError, load
+from tools.local_stack.embedded import nobody_answers, not_running
 from tools.local_stack.plan import StackSettings
 from tools.local_stack.postgres import PostgresError, binaries
 
@@ -19,10 +20,10 @@ def main() -> None:
     url_file = settings.local_state / "database.url"
     if settings.database_url is not None:
         url = settings.database_url.get_secret_value()
-    elif url_file.exists():
-        url = url_file.read_text(encoding="utf-8").strip()
     else:
-        sys.exit(f"{url_file} is not there: start the stack with `make run` first")
+        url = url_file.read_text(encoding="utf-8").strip() if url_file.exists() else ""
+        if not url or nobody_answers(url):
+            sys.exit(not_running(settings.local_state))
     # By the environment, so that a password does not stand in the list of processes.
     os.execve(psql, [str(psql), *sys.argv[1:]], os.environ | connection_variables(url))  # noqa: S606 - the wheel's own
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from tools.local_stack.children import spawn, wait_or_kill
+from tools.local_stack.embedded import LOCK
 from tools.local_stack.plan import Program, Service
 
 READY_TIMEOUT_S = 90.0
@@ -25,7 +26,7 @@ class StackError(Exception):
 
 def claim(state: Path) -> object:
     """Hold this state folder for one stack at a time. Keep what is returned: closing it lets go."""
-    lock = (state / "run.lock").open("w")
+    lock = (state / LOCK).open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

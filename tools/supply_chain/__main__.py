@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tools.supply_chain.bill import write_bill
-from tools.supply_chain.licences import check_licences
+from tools.supply_chain.licences import check_licences, installed
 from tools.supply_chain.locks import check_locks, read_lock
 from tools.supply_chain.startup_files import unexpected_files
-from tools.supply_chain.vulnerabilities import Run, look_up, run
+from tools.supply_chain.vulnerabilities import OUT_OF_REACH, Run, look_up, run
 
 ROOT = Path(__file__).parents[2]
 WRONG, UNASKED = 1, 3
@@ -37,6 +37,11 @@ class Report:
         print(f"{'WRONG' if found else 'ok   '}  {what}")
         for problem in found:
             print(f"         {problem}")
+
+    def say_out_of_reach(self) -> None:
+        """The service of vulnerabilities is not there for us, and no package is to blame."""
+        self.unasked = True
+        print(f"UNASKED  {OUT_OF_REACH}")
 
     def say_unasked(self, problems: Sequence[str]) -> None:
         """What the service of vulnerabilities could not be asked."""
@@ -61,19 +66,24 @@ def audit(folder: Path, environment: Path, *, tools: Path, out: Path, run: Run =
         report.say(f"nothing unexpected runs at the start of {each.name}", unexpected_files(each))
     shipped = [path for name in SHIPPED if (path := folder / f"{name}.txt").exists()]
     pins = [pin for path in shipped for pin in read_lock(path)[0]]
-    report.say("no GPL and no AGPL among what is shipped", check_licences(pins, environment))
+    here = len({pin.key for pin in pins} & installed(environment).keys())
+    looked_at = f"{here} of {len({pin.key for pin in pins})} packages are installed here to be looked at"
+    report.say(f"no GPL and no AGPL among what is shipped ({looked_at})", check_licences(pins, environment))
     report.say(*_bill(folder / "runtime.txt", tools / "bin" / "cyclonedx-py", environment, out=out))
-    asked = 0
+    asked, away = 0, True
     unasked: list[str] = []
     vulnerable: list[str] = []
     for path in sorted(folder.glob("*.txt")):
         found = look_up(path, tools / "bin" / "pip-audit", run)
         asked += found.asked
+        away = away and found.away
         unasked += found.unasked
         vulnerable += found.vulnerable
     if asked:
         report.say(f"no known vulnerability in {asked} pins", sorted(set(vulnerable)))
-    if unasked:
+    if unasked and away:
+        report.say_out_of_reach()
+    elif unasked:
         report.say_unasked(sorted(set(unasked)))
     return report.code
 

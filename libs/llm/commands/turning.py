@@ -201,7 +201,7 @@ async def carry_out(
     It rules once that is committed. Raises `CommandRefused`, then nothing was written.
     """
     key = prompt.key
-    facts = await _facts(connection, files, prompt)
+    facts = await facts_of(connection, files, prompt)
     before = facts.in_force
     warnings = [*standing_lines(key, before)[1:], *_strange(key, await strangers(connection, key, before))]
     try:
@@ -235,7 +235,8 @@ def _reach(files: Files) -> str:
     )
 
 
-async def _facts(connection: AsyncConnection, files: Files, prompt: PromptVersion) -> Facts:
+async def facts_of(connection: AsyncConnection, files: Files, prompt: PromptVersion) -> Facts:
+    """What is known of a version's key, and of the trials of the version."""
     found, rows = await _standing(connection, files, prompt.key)
     return Facts(
         key=prompt.key,

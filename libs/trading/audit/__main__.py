@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
+from libs.command_line import Parser
 from libs.db.opening import open_database
 from libs.process import explain
 from libs.telemetry import mask_text
@@ -39,7 +40,7 @@ def place(words: str) -> Link:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m libs.trading.audit", description="Proof of what the gate said.")
+    made = Parser(prog="python -m libs.trading.audit", description="Proof of what the gate said.")
     commands = made.add_subparsers(dest="command", required=True)
     checking = commands.add_parser("verify", help="check every row; 1 and its number at the first broken one")
     checking.add_argument("--head", type=place, help="SEQ:HASH as logged: it must still stand in the chain")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -21,18 +21,33 @@ LOOK_S = 0.5
 AWAY_S = 5.0
 """How long after the last page asked the looking stops."""
 ASK_API_EVERY_S = 5.0
+UNSEEN = timedelta(seconds=20)
+"""A line that nobody looked at for longer may have changed at any moment between."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One thing the desk depends on: how it is, in words, and since when."""
+    """One thing the desk depends on: how it is, in words, and since when.
+
+    `since` is when it changed where Postgres says so or somebody watched it change, and else when it was first seen so:
+    then `seen` says from what look on.
+    """
 
     name: str
     state: State
     words: str
     since: datetime
+    seen: str = ""
+
+    @property
+    def when(self) -> str:
+        """Since when it has been so, as far as anybody knows."""
+        at = f"{self.since:%H:%M:%S} UTC"
+        if self.since.date() != datetime.now(UTC).date():
+            at = f"{self.since:%Y-%m-%d} {at}"
+        return f"seen since {at}, {self.seen}" if self.seen else f"since {at}"
 
 
 @dataclass(slots=True)
@@ -55,6 +70,7 @@ class Live:
         self._watched_at = -AWAY_S
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._said_at: dict[str, datetime] = {}
 
     async def start(self) -> None:
         """Begin; nothing is read until somebody watches."""
@@ -101,8 +117,9 @@ class Live:
             moment = await read_moment(connection)
         self.picture.moment = moment
         self.say("database", "good", "answers")
+        since = moment.since()
         for name, (state, words) in moment.lines().items():
-            self.say(name, state, words)
+            self.say(name, state, words, since=since.get(name))
 
     async def _ask_api(self) -> None:
         told = await self._house.get("/llm/health", limit_s=ASK_API_EVERY_S)
@@ -114,8 +131,27 @@ class Live:
         slow = f"{told.content['model']}, {told.content['latency_ms']:.0f} ms"
         self.say("model", state, f"answers ({slow})" if told.content["ok"] else f"gives no sound answer ({slow})")
 
-    def say(self, name: str, state: State, words: str) -> None:
-        """Set a line; it keeps its moment while its state stays."""
-        before = self.picture.lines.get(name)
-        since = before.since if before is not None and before.state == state else datetime.now(UTC)
-        self.picture.lines[name] = Line(name, state, words, since)
+    def heard(self) -> None:
+        """The api answered somebody just now, so a line that calls it away is out of date."""
+        if self.picture.lines.get("api", Line("", "good", "", datetime.now(UTC))).state == "bad":
+            self.say("api", "good", "answers")
+
+    def say(self, name: str, state: State, words: str, *, since: datetime | None = None) -> None:
+        """Set a line; it keeps its moment while its state stays, unless `since` is known from elsewhere."""
+        now, before = datetime.now(UTC), self.picture.lines.get(name)
+        last = self._said_at.get(name)
+        self._said_at[name] = now
+        if since is not None:
+            line = Line(name, state, words, since)
+        elif before is not None and before.state == state:
+            line = Line(name, state, words, before.since, before.seen)
+        else:
+            line = Line(name, state, words, now, _from_what_look(now, last))
+        self.picture.lines[name] = line
+
+
+def _from_what_look(now: datetime, last: datetime | None) -> str:
+    """Why a moment is only when something was seen; empty where somebody watched it change."""
+    if last is None:
+        return "when this console first looked"
+    return f"nobody looked after {last:%H:%M:%S} UTC" if now - last > UNSEEN else ""

@@ -41,7 +41,7 @@ OUR_WORDS: Final = frozenset({
 })  # fmt: skip
 """Codes whose message is the gateway's own also where an engine was asked."""
 CODES: Final = OUR_WORDS | {
-    "invalid_json", "invalid_body", "invalid_header", "upgrade_not_supported", "field_refused",
+    "invalid_json", "invalid_body", "invalid_header", "field_refused",
     "unsupported_by_upstream", "model_not_allowed", "model_not_found", "request_timeout", "body_too_large",
     "rate_limit_exceeded", "context_length_exceeded", "bad_upstream_answer", "upstream_busy", "upstream_refused_key",
     "upstream_error",

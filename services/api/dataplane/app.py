@@ -14,9 +14,9 @@ from prometheus_client import Counter
 from starlette.types import Receive, Scope, Send
 
 from libs import tracing
-from libs.http_app import REQUEST_ID
 from libs.keys import Key, KeyRing
 from libs.llm.call_record import new_call_id
+from libs.request_id import REQUEST_ID
 from libs.upstreams.clock import CallClock
 from libs.upstreams.pool import Upstreams
 from libs.upstreams.types import TimeLimits

@@ -41,9 +41,6 @@ class Uploads:
             body, more = await self._rest(body, length or self._most, call, receive=receive)
         if len(body) > self._most:
             await self._too_long(receive, more=more)
-        if length is not None and len(body) < length and b"upgrade" in headers:
-            why = "the offer to upgrade the connection lost the body: set the client to HTTP/1.1"
-            raise ApiError(400, "upgrade_not_supported", why, headers={"Connection": "close"})
         return body
 
     async def _rest(self, first: bytes, expected: int, call: Call, *, receive: Receive) -> tuple[bytes, bool]:

@@ -1,4 +1,8 @@
-"""The door of the console: every page, and the websocket behind it, only for who is signed in."""
+"""The door of the console: every page, and the websocket behind it, only for who is signed in.
+
+Browsers send the cookie along with what pages of other ports ask too. Which origins may do that is one rule, that of
+`libs.http_door`, which stands before this one in every process.
+"""
 
 import re
 from http import HTTPStatus
@@ -56,7 +60,7 @@ class SignedIn:
         headers = Headers(scope=scope)
         cookie = cookie_of(headers)
         session = self._sessions.find(cookie) if cookie else None
-        if session is not None and same_site(scope, headers):
+        if session is not None:
             scope["console_session"] = session
             scope["console_cookie"] = cookie
             await self._app(scope, receive, unframed(send))
@@ -91,9 +95,3 @@ def unframed(send: Send) -> Send:
 def is_open(path: str) -> bool:
     """Whether a path needs no session."""
     return path in OPEN or path.startswith(OPEN_BELOW)
-
-
-def same_site(scope: Scope, headers: Headers) -> bool:
-    """Whether a websocket was opened by a page of ours: browsers send cookies along with those of other sites too."""
-    origin = headers.get("origin")
-    return scope["type"] != "websocket" or origin is None or urlsplit(origin).netloc == headers.get("host")

@@ -19,6 +19,11 @@ def right_form(request: Request, form_token: str) -> bool:
     return hmac.compare_digest(session_of(request).form_token.encode(), form_token.encode())
 
 
+def came_by_tls(request: Request) -> bool:
+    """Whether the browser spoke TLS, to us or to a proxy in front: the page whose form it sends says so."""
+    return request.url.scheme == "https" or request.headers.get("origin", "").lower().startswith("https://")
+
+
 def signing_in(sessions: Sessions) -> APIRouter:
     """The routes."""
     router = APIRouter(include_in_schema=False)
@@ -39,7 +44,7 @@ def signing_in(sessions: Sessions) -> APIRouter:
             status = HTTPStatus.UNAUTHORIZED
             return form_page("sign_in.html", title="Sign in", here=SIGN_IN, session=None, status=status, shown=shown)
         answer = RedirectResponse(place_after(next), status_code=HTTPStatus.SEE_OTHER)
-        secure = request.url.scheme == "https"
+        secure = came_by_tls(request)
         answer.set_cookie(COOKIE, found[0], max_age=int(LONGEST_S), httponly=True, samesite="strict", secure=secure)
         return answer
 

@@ -9,6 +9,10 @@ from nicegui import ui
 
 Value = TypeVar("Value")
 
+WIDE = 5
+"""Columns from which on a table does not fit a phone."""
+SIDEWAYS = "More columns to the right: scroll the table sideways \N{RIGHTWARDS ARROW}"
+
 
 def heading(words: str, *, level: int = 2) -> None:
     """A heading below the page's own."""
@@ -54,7 +58,12 @@ def code(words: str, *, name: str) -> None:
 
 
 def table(names: Sequence[str], rows: Iterable[Sequence[object]], *, label: str) -> None:
-    """A table of texts; a cell that is a pair of a text and an address is a link."""
+    """A table of texts; a cell that is a pair of a text and an address is a link.
+
+    On a phone a wide one says that there is more beside what is seen.
+    """
+    if len(names) >= WIDE:
+        ui.label(SIDEWAYS).classes("lexi-sideways lexi-muted")
     with (
         ui.element("div").classes("lexi-scroll").props(f'tabindex="0" role="region" aria-label="{label}"'),
         ui.element("table").classes("lexi-table"),

@@ -5,18 +5,25 @@ from typing import Any
 from uuid import UUID
 
 from nicegui import ui
-from sqlalchemy import RowMapping
+from sqlalchemy import RowMapping, text
 from starlette.requests import Request
 
 from libs.llm.call_pages import CallFilter, call, calls
 from services.analytics.console.layout.addresses import address, uuid_of
 from services.analytics.console.layout.frame import Console, page_frame, visitor_of
-from services.analytics.console.layout.parts import Link, code, facts, heading, note, pretty, table
+from services.analytics.console.layout.parts import Link, code, facts, heading, note, pretty, shown, table
 
 PAGE = 50
 PATH = "/calls"
 NO_ADMIN = "Your key lacks the scope admin, which calls and what was said in them ask for."
-COLUMNS = ("when", "prompt", "version", "subject", "status", "ms", "tokens", "asked by", "call")
+COLUMNS = ("when", "prompt", "status", "ms", "version", "subject", "tokens", "asked by")
+KEYS = text(
+    """
+    select key from activations union
+    select each ->> 'prompt_key' from reports, jsonb_array_elements(content -> 'prompts') as each where name = 'hour'
+    order by 1
+    """
+)
 OUTCOMES = {"": "all", "true": "successful", "false": "not successful"}
 
 
@@ -33,13 +40,14 @@ def add(console: Console) -> None:
                 note(NO_ADMIN)
                 return
             asked = {"key": key[:64], "version": version[:32], "success": success if success in OUTCOMES else ""}
-            _search(asked)
             try:
-                rows = await _rows(console, asked, before)
+                keys, rows = await _keys(console), await _rows(console, asked, before)
             except Exception as error:  # noqa: BLE001 - the page says it, whatever it is
+                _search(asked, ())
                 note(f"The calls cannot be read now: {type(error).__name__}", tone="bad")
                 return
-            _list(rows, asked)
+            _search(asked, keys)
+            _list(rows, asked, keys)
 
     @ui.page(f"{PATH}/{{call_id}}")
     async def one(request: Request, call_id: str) -> None:  # pyright: ignore[reportUnusedFunction]
@@ -60,6 +68,12 @@ def add(console: Console) -> None:
                 _call(row)
 
 
+async def _keys(console: Console) -> Sequence[str]:
+    """The prompt keys that are known: of prompts in force at any time, and of the calls of the last hour."""
+    async with console.engine.connect() as connection:
+        return list((await connection.scalars(KEYS)).all())
+
+
 async def _rows(console: Console, asked: Mapping[str, str], before: str) -> Sequence[RowMapping]:
     where = CallFilter(
         prompt_key=asked["key"] or None,
@@ -75,9 +89,9 @@ async def _one(console: Console, call_id: UUID) -> RowMapping | None:
         return await call(connection, call_id)
 
 
-def _search(asked: Mapping[str, str]) -> None:
+def _search(asked: Mapping[str, str], keys: Sequence[str]) -> None:
     with ui.row().classes("items-end gap-x-4").props('role="search"'):
-        key = ui.input("Prompt key", value=asked["key"])
+        key = ui.input("Prompt key", value=asked["key"], autocomplete=list(keys))
         version = ui.input("Version", value=asked["version"])
         outcome = ui.select(OUTCOMES, label="Outcome", value=asked["success"]).classes("w-40")
 
@@ -94,9 +108,19 @@ def _search(asked: Mapping[str, str]) -> None:
         ui.button("Search", on_click=go).props("outline no-caps")
 
 
-def _list(rows: Sequence[RowMapping], asked: Mapping[str, str]) -> None:
+def nothing(asked: Mapping[str, str], keys: Sequence[str]) -> str:
+    """Why a page of calls is empty, as far as it can be told."""
+    if not any(asked.values()):
+        return "No calls yet: every call to the model is listed here."
+    if asked["key"] and asked["key"] not in keys:
+        words = f"No calls here. {asked['key']} is no prompt that was in force, nor one asked in the last hour"
+        return f"{words}: those are {', '.join(keys) or 'none'}."
+    return "No calls here."
+
+
+def _list(rows: Sequence[RowMapping], asked: Mapping[str, str], keys: Sequence[str]) -> None:
     if not rows:
-        note("No calls here." if any(asked.values()) else "No calls yet: every call to the model is listed here.")
+        note(nothing(asked, keys))
         return
     with ui.element("div").classes("lexi-numbers"):
         table(COLUMNS, [_line(row) for row in rows[:PAGE]], label="Calls, newest first")
@@ -108,9 +132,9 @@ def _line(row: RowMapping) -> tuple[object, ...]:
     status = f"{row['status']}, cached" if row["cached"] else row["status"]
     tokens = f"{row['tokens_in']} + {row['tokens_out']}"
     by = row["caller"] or row["service"]
-    opened = Link("open", f"{PATH}/{row['id']}")
-    shown = (row["ts"], row["prompt_key"], row["prompt_version"], row["subject"], status, f"{row['total_ms']:.0f}")
-    return (*shown, tokens, by, opened)
+    opened = Link(shown(row["ts"]), f"{PATH}/{row['id']}")
+    said = (row["prompt_key"], status, f"{row['total_ms']:.0f}", row["prompt_version"], row["subject"])
+    return (opened, *said, tokens, by)
 
 
 def _call(row: RowMapping) -> None:

@@ -17,10 +17,6 @@ from services.analytics.console.presses import outcome_of, record
 LIMIT_S = 90.0
 """A slow model on few cores takes its time, behind everything that is more urgent."""
 NO_ADMIN = "Your key lacks the scope admin, which prompts as sent and replays ask for."
-FLIPS = {
-    "deny_to_allow": "The decision turned from deny to allow.",
-    "allow_to_deny": "The decision turned from allow to deny.",
-}
 
 
 async def replay(console: Console, session: Session, call_id: UUID, *, force: bool, version: str | None) -> Told:
@@ -48,10 +44,30 @@ def summary(answer: Mapping[str, Any]) -> str:
     which = f"{said}; version {answer['prompt_version']}."
     if not answer["success"]:
         return f"{which} There is no sound answer: {answer['error']}"
-    decision = cast("Mapping[str, Any]", answer["diff"].get("decision") or {})
-    turned = FLIPS.get(decision.get("flip") or "", "")
-    same = not any(answer["diff"].values())
-    return f"{which} {'Nothing differs from the original.' if same else turned or 'It differs as shown below.'}"
+    if not any(answer["diff"].values()):
+        return f"{which} Nothing differs from the original."
+    return f"{which} {decided(answer) or 'It differs as shown below.'}"
+
+
+def decided(answer: Mapping[str, Any]) -> str:
+    """What was decided before and is now, as the replies were read; empty where the prompt decides nothing."""
+    turned = cast("Mapping[str, Any] | None", answer["diff"].get("decision"))
+    if turned is not None:
+        before, after = (_allows(turned[side]) for side in ("before", "after"))
+        same = "the same, for other reasons or with other flags" if before == after else "the decision turned"
+        return f"{before.capitalize()} before, {after} now: {same}."
+    now: object = answer["json"]
+    allow = cast("Mapping[str, Any]", now).get("allow") if isinstance(now, Mapping) else None
+    if not isinstance(allow, bool):
+        return ""
+    said = "allow" if allow else "deny"
+    return f"{said.capitalize()} before, {said} now: the same decision in other words."
+
+
+def _allows(block: Mapping[str, Any] | None) -> str:
+    if block is None:
+        return "no decision"
+    return "allow" if block["allow"] else "deny"
 
 
 def changes(diff: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -69,7 +85,7 @@ def changes(diff: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def _decision(block: Mapping[str, Any] | None) -> str:
     if block is None:
         return "none"
-    return ", ".join(["allow" if block["allow"] else "deny", *map(str, (*block["reasons"], *block["flags"]))])
+    return ", ".join([_allows(block), *map(str, (*block["reasons"], *block["flags"]))])
 
 
 def _pair(before: Any, after: Any) -> tuple[str, str]:

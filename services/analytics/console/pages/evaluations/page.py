@@ -16,7 +16,7 @@ from services.analytics.console.pages.evaluations.queries import PAGE, Point, Ru
 from services.analytics.console.pages.evaluations.report import evaluation_report
 
 PATH = "/evaluations"
-RUNS = ("when", "run", "result", "versions", "cases", "model", "asked by", "report")
+RUNS = ("when", "run", "result", "versions", "cases with twins", "model", "asked by", "report")
 NONE = "No evaluation is registered yet: make eval-llm makes one, and its report tells what came of it."
 MOST_ROWS = 40
 SPLIT = {"lineStyle": {"color": "#7f889444"}}
@@ -150,9 +150,9 @@ def _run(found: Run) -> None:
     facts(
         [
             ("asked by", found.asked_by),
-            ("begun", found.created_at),
+            ("begun", found.made_at),
             ("ended", found.finished_at),
-            ("cases", found.cases),
+            ("cases, with their twins", found.cases),
             ("questions", found.total),
             ("model", found.model),
             ("trouble", found.error),
@@ -172,6 +172,6 @@ def _run(found: Run) -> None:
         return
     for words_of_caution in found.summary.get("notices", ()):
         note(str(words_of_caution), tone="note")
-    heading("Figures, with 95 % intervals")
+    heading("Figures, with 95 % intervals and how many answers they stand on")
     names = [name for name, _ in words.columns([found])]
     table(("figure", *names), words.side_by_side([found]), label="Figures")

@@ -17,8 +17,8 @@ MOST_IN_TREND = 50
 
 # cases counts a data set's lines; total counts the questions. A run that has not ended has no summary yet.
 _RUN = """
-  e.id, e.name, e.asked_by, e.state, e.passed, e.total, e.error, e.created_at, e.finished_at,
-  e.plan ->> 'cases' as cases, e.plan -> 'stamp' -> 'model' as model, e.report is not null as has_report,
+  e.id, e.name, e.asked_by, e.state, e.passed, e.total, e.error, e.created_at, e.made_at,
+  e.finished_at, e.plan ->> 'cases' as cases, e.plan -> 'stamp' -> 'model' as model, e.report is not null as has_report,
   coalesce((
     select jsonb_agg(jsonb_build_object('prompt', p.prompt_key, 'version', p.prompt_version, 'hash', p.prompt_hash,
       'passed', p.passed, 'thresholds', p.thresholds) order by p.prompt_key, p.prompt_version)
@@ -62,7 +62,10 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run as the register has it. `summary` is there for one that was asked for alone and has ended."""
+    """A run as the register has it. `summary` is there for one that was asked for alone and has ended.
+
+    It began at `made_at`, and has been known here since `created_at`: a run may be registered when it has ended.
+    """
 
     id: UUID
     name: str
@@ -72,6 +75,7 @@ class Run:
     total: int
     error: str | None
     created_at: datetime
+    made_at: datetime
     finished_at: datetime | None
     cases: int | None
     model: str

@@ -7,7 +7,8 @@ from services.analytics.console.pages.evaluations.queries import Judged, Point, 
 
 THRESHOLDS = ("of", "threshold", "verdict", "in words")
 TREND = ("when", "run", "version", "validity", "95 % interval", "n", "against its run before")
-VERDICTS: Mapping[bool | None, str] = {True: "passed", False: "MISSED", None: "not asked"}
+NO_THRESHOLD = "no threshold was asked"
+VERDICTS: Mapping[bool | None, str] = {True: "passed", False: "MISSED", None: NO_THRESHOLD}
 _FACTORS: Mapping[str, tuple[float, str]] = {"rate": (100, " %"), "return": (100, " %"), "ms": (1, " ms")}
 
 
@@ -15,7 +16,7 @@ def verdict(run: Run) -> str:
     """What a run came to: a run that has not ended, or not well, says so."""
     if run.state != "done":
         return run.state
-    return VERDICTS[run.passed]
+    return f"finished, {NO_THRESHOLD}" if run.passed is None else VERDICTS[run.passed]
 
 
 def versions(run: Run) -> str:
@@ -61,8 +62,13 @@ def figure(found: Mapping[str, Any] | None) -> tuple[str, str]:
         return "", ""
     factor, unit = _FACTORS.get(str(found.get("unit")), (1, ""))
     low, high = found.get("low"), found.get("high")
-    ends = "" if low is None or high is None else f"{factor * low:.4g} to {factor * high:.4g}{unit}"
-    return f"{factor * found['value']:.4g}{unit}", ends
+    ends = "" if low is None or high is None else f"{_digits(factor * low)} to {_digits(factor * high)}{unit}"
+    return f"{_digits(factor * found['value'])}{unit}", ends
+
+
+def _digits(value: float) -> str:
+    """Four digits; of large numbers all, since nobody reads 1.462e+04."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def columns(runs: Sequence[Run]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -78,7 +84,7 @@ def side_by_side(runs: Sequence[Run]) -> list[tuple[object, ...]]:
     """Their figures: one row for each that any of them has."""
     found = columns(runs)
     rows: list[tuple[object, ...]] = [
-        ("cases", *(one["cases"] for _, one in found)),
+        ("cases, twins aside", *(one["cases"] for _, one in found)),
         ("questions", *(one["asked"] for _, one in found)),
         ("thresholds", *(VERDICTS[one.get("passed")] for _, one in found)),
     ]
@@ -86,9 +92,16 @@ def side_by_side(runs: Sequence[Run]) -> list[tuple[object, ...]]:
     for name in names:
         cells = [figure(one["figures"].get(name)) for _, one in found]
         if any(value for value, _ in cells):
-            texts = (f"{value}\n({ends})" if ends else value for value, ends in cells)
+            texts = (_cell(one["figures"].get(name), *cell) for (_, one), cell in zip(found, cells, strict=True))
             rows.append((name.replace("_", " "), *texts))
     return rows
+
+
+def _cell(found: Mapping[str, Any] | None, value: str, ends: str) -> str:
+    """A figure with its interval and with what it stands on."""
+    number = None if found is None else found.get("n")
+    aside = ", ".join(filter(None, (ends, "" if number is None else f"n={number}")))
+    return f"{value}\n({aside})" if value and aside else value
 
 
 def same_ground(first: Run, second: Run) -> list[str]:

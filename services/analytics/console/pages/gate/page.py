@@ -7,6 +7,7 @@ from nicegui import ui
 from starlette.requests import Request
 
 from libs.shadow import Shadow
+from libs.trading.reasons import Reason
 from services.analytics.console.layout.frame import Console, keep_fresh, page_frame, visitor_of
 from services.analytics.console.layout.parts import Link, Part, heading, note, table
 from services.analytics.console.pages.forecasts.page import decision_page
@@ -19,8 +20,8 @@ PATH = "/gate"
 SWITCHES_EVERY_S = 0.5
 TABLES_EVERY_S = 10.0
 API_AWAY = (
-    "so the switches cannot be turned from here. On the machine, make gate-on, gate-off, shadow-on and shadow-off do "
-    "not need it."
+    "A press here is tried all the same, and says what came of it. On the machine, make gate-on, gate-off, shadow-on "
+    "and shadow-off do not need it."
 )
 NONE_MADE = "No report yet: services.jobs makes it every minute."
 COUNTS = ("reason", "verdicts", "refused", "enforce would refuse", "meaning")
@@ -69,10 +70,10 @@ def amiss(console: Console) -> tuple[str, ...]:
     lines, found = console.live.picture.lines, list[str]()
     database, api = lines.get("database"), lines.get("api")
     if database is not None and database.state == "bad":
-        words = f"Postgres has not answered since {database.since:%H:%M:%S} UTC ({database.words})."
+        words = f"Postgres does not answer, {database.when} ({database.words})."
         found.append(f"{words} What stands below was read before.")
     if api is not None and api.state == "bad":
-        found.append(f"{api.words}, {API_AWAY}")
+        found.append(f"{api.words[:1].upper()}{api.words[1:]} ({api.when}). {API_AWAY}")
     return tuple(found)
 
 
@@ -90,7 +91,8 @@ def _shadow(report: Made | None) -> None:
     late = " That is long ago: services.jobs does not seem to run." if report.late else ""
     ui.label(
         f"Made at {report.made_at:%Y-%m-%d %H:%M} UTC from the first verdicts on entries since {found.since:%Y-%m-%d}, "
-        f"in {report.took_ms:.0f} ms. Intervals are of 95 % and by market day; costs of trading are left out.{late}"
+        f"in {report.took_ms:.0f} ms. Intervals are of 95 % and by market day; gains are in the "
+        f"account's currency; costs of trading are left out.{late}"
     ).classes("lexi-muted lexi-text")
     table(FATES, fates(found), label="What enforce lets through beside what it blocks")
     if found.versions:
@@ -121,10 +123,16 @@ def _verdicts(rows: Sequence[Mapping[str, Any]]) -> None:
     table(VERDICTS, [_verdict(row) for row in rows], label="The newest verdicts")
 
 
+def reasons_of(row: Mapping[str, Any]) -> str:
+    """The reasons of a verdict; where a rule denied, which one."""
+    rules = ", ".join(row["rules"] or ())
+    return ", ".join(f"{each} ({rules})" if each == Reason.RULE_DENY and rules else each for each in row["reasons"])
+
+
 def _verdict(row: Mapping[str, Any]) -> tuple[object, ...]:
     order = f"{row['side']} {row['qty']:f} at {row['ref_price']:.6g}" + (", reduces" if row["reduce_only"] else "")
     told = row["verdict"] if row["first"] else f"{row['verdict']}, asked again"
-    said = (told, row["would_have"], row["mode"], ", ".join(row["reasons"]))
+    said = (told, row["would_have"], row["mode"], reasons_of(row))
     by = f"{row['strategy']}, key {row['key_name']}" if row["strategy"] != row["key_name"] else row["strategy"]
     opened = Link("decision", decision_page(row["forecast_id"], row["as_of"])) if row["forecast_id"] else ""
     return (row["at"], row["ticker"], order, *said, by, row["client_order_id"], opened)

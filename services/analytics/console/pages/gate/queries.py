@@ -31,7 +31,8 @@ LATELY = text(
 NEWEST = text(
     """
     select seq, at, ticker, side, qty, ref_price, reduce_only, first, verdict, would_have, mode, reasons, strategy,
-      key_name, client_order_id, forecast_id, as_of
+      key_name, client_order_id, forecast_id, as_of,
+      case when 'RULE_DENY' = any(reasons) then cast(payload as jsonb) #> '{decision,rules_reasons}' end as rules
     from gate_verdicts order by seq desc limit :most
     """
 )

@@ -131,6 +131,7 @@ class SwitchCard:
             self._minutes = None
             if self._switch.lasting is not None:
                 self._minutes = ui.number("Minutes on", value=USUAL_MINUTES, min=1, max=LONGEST_MINUTES, precision=0)
+                self._minutes.classes("lexi-minutes")
         with ui.row().classes("gap-x-4"):
             self._buttons = {way.value: self._button(way) for way in self._switch.ways}
         self._lacks = ui.label(NO_SWITCH).classes("lexi-muted lexi-text")
@@ -170,6 +171,8 @@ class SwitchCard:
             return
         self._said.set_text("Pressed\N{HORIZONTAL ELLIPSIS}")
         told = await turn(self._console, self._visitor, self._switch, value=way.value, reason=reason, minutes=lasts)
+        if told.status:
+            self._console.live.heard()
         self._said.set_text(answered(told))
         if told.good:
             self._reason.set_value("")

@@ -11,9 +11,17 @@ FIRM = "\N{NO-BREAK SPACE}"
 NOTHING = "\N{EN DASH}"
 MEANINGS = {reason.value: reason.meaning for reason in Reason}
 
-FATES = ("entries that enforce", "entries", "with an outcome", "waiting", "made each", "made something", "in all")
-VERSIONS = ("version", "arm", "allowed", "allowed made each", "blocked", "blocked made each", "difference")
-REASONS = ("reason", "entries", "with an outcome", "made each", "made something", "in all", "meaning")
+FATES = (
+    "entries that enforce",
+    "entries",
+    "with an outcome",
+    "waiting",
+    "return of each",
+    "with a gain",
+    "gain in all",
+)
+VERSIONS = ("version", "arm", "allowed", "return of each allowed", "blocked", "return of each blocked", "difference")
+REASONS = ("reason", "entries", "with an outcome", "return of each", "with a gain", "gain in all", "meaning")
 
 Row = tuple[str, ...]
 

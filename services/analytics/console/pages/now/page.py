@@ -11,7 +11,7 @@ from services.analytics.console.layout.frame import Console, Visitor, keep_fresh
 from services.analytics.console.layout.parts import Part, heading, note, table
 from services.analytics.console.live import Line
 from services.analytics.console.pages.forecasts.page import decision_page
-from services.analytics.console.pages.now.queries import MOST_FORECASTS
+from services.analytics.console.pages.now.queries import MOST_FORECASTS, PENDING
 from services.analytics.console.reports import Made, made
 
 ORDER = ("api", "model", "database", "broker", "feed", "gate", "halt")
@@ -24,7 +24,7 @@ MARKS = {
 EVERY_S = 0.5
 HOUR_EVERY_S = 10.0
 HELD = "New ones wait while you are in this list."
-HOUR = ("prompt", "calls", "valid answers", "half within", "95 % within", "out of time")
+HOUR = ("prompt", "called by", "calls", "valid answers", "half within", "95 % within", "out of time")
 
 
 def add(console: Console) -> None:
@@ -59,16 +59,16 @@ def add(console: Console) -> None:
 
         async def look() -> None:
             picture = console.live.watch()
-            state = {name: (line.state, line.words) for name, line in picture.lines.items()}
-            if state != shown.get("lines"):
-                shown["lines"] = state
+            if picture.lines != shown.get("lines"):
+                shown["lines"] = dict(picture.lines)
                 lines.refresh()
-                trouble.set_text(", ".join(f"{name} amiss" for name in ORDER if state.get(name, ("",))[0] == "bad"))
+                amiss = [name for name, line in picture.lines.items() if line.state == "bad"]
+                trouble.set_text(", ".join(f"{name} amiss" for name in ORDER if name in amiss))
             moment = picture.moment
             if moment is not None and not held.text:
                 none_yet.show(not moment.forecasts)
                 for card, row in zip_longest(cards, moment.forecasts):
-                    card.show(None if row is None else dict(row))
+                    card.show(row)
 
         keep_fresh(console, visitor, look, every_s=EVERY_S)
 
@@ -78,7 +78,7 @@ def _line(name: str, line: Line | None) -> None:
         ui.label(name.capitalize())
         state = "unknown" if line is None else line.state
         ui.label(MARKS[state]).classes(f"lexi-{'muted' if state == 'unknown' else state}")
-        words = "not looked at yet" if line is None else f"{line.words} (since {line.since:%H:%M:%S} UTC)"
+        words = "not looked at yet" if line is None else f"{line.words} ({line.when})"
         ui.label(words)
 
 
@@ -104,13 +104,14 @@ def _hour(report: Made | None) -> None:
             table(HOUR, rows, label="Calls of the last hour, by prompt")
         late = ", which is long ago: services.jobs does not seem to run" if report.late else ""
         words = "" if rows else "No calls. "
-        ui.label(f"{words}Counted at {report.made_at:%H:%M} UTC{late}.").classes("lexi-muted")
+        ui.label(f"{words}Counted at {report.made_at:%Y-%m-%d %H:%M} UTC{late}.").classes("lexi-muted")
 
 
 def _prompt(each: Mapping[str, Any]) -> tuple[object, ...]:
     valid = "\N{EN DASH}" if each["validity"] is None else f"{each['validity']:.1%}".replace("%", " %")
     times = ["\N{EN DASH}" if each[name] is None else f"{each[name]:,.0f} ms" for name in ("p50_ms", "p95_ms")]
-    return (each["prompt_key"], each["calls"], valid, *times, each["timeouts"])
+    by = each.get("service", "")  # reports made before calls were counted by service say nothing of it
+    return (each["prompt_key"], by, each["calls"], valid, *times, each["timeouts"])
 
 
 def _none_yet(none: bool) -> None:
@@ -131,23 +132,47 @@ def _card(row: Mapping[str, Any] | None) -> None:
             ui.label(f"{row['last_price']:.6g} \N{RIGHTWARDS ARROW} {row['mean']:.6g}")
             ui.label(f"({row['lower']:.6g} to {row['upper']:.6g})")
             ui.label(f"signal {row['side']}")
-            ui.label(_said(row)).classes(_tone(row))
+            ui.label(said(row)).classes(tone(row))
         if row["rationale"]:
             ui.label(row["rationale"]).classes("lexi-text")
+        if row.get("before") is not None:
+            _before(row["before"])
 
 
-def _said(row: Mapping[str, Any]) -> str:
+def _before(row: Mapping[str, Any]) -> None:
+    """What the model last said of a series whose newest forecast it still judges."""
+    with ui.row().classes("items-baseline gap-x-4"):
+        ui.link(f"Before, of {row['as_of']:%Y-%m-%d}", decision_page(row["id"], row["as_of"]))
+        ui.label(f"said at {row['judged_at']:%Y-%m-%d %H:%M:%S} UTC").classes("lexi-muted")
+        ui.label(said(row)).classes(tone(row))
+    if row["rationale"]:
+        ui.label(row["rationale"]).classes("lexi-text lexi-muted")
+
+
+def policy_words(row: Mapping[str, Any]) -> str:
+    """What the policy says, or why it says nothing."""
+    if row["allow"] is not None:
+        return "policy allow" if row["allow"] else "policy deny"
+    if row["error"] == PENDING:
+        return "being judged"
+    if row["status"] == "skipped":
+        return f"policy not asked: {row['error']}" if row["error"] else "policy not asked"
+    return f"policy {row['status']}"
+
+
+def said(row: Mapping[str, Any]) -> str:
     """Policy, rules and verdict in a line."""
-    policy = row["status"] if row["allow"] is None else ("allow" if row["allow"] else "deny")
-    words = [f"policy {policy}", *(row["reasons"] or ())]
+    words = [policy_words(row), *(row["reasons"] or ())]
     words += [f"\N{MIDDLE DOT} rules {'allow' if row['rules_allow'] else 'deny'}", *(row["rules_reasons"] or ())]
     if row["verdict"]:
         words.append(f"\N{MIDDLE DOT} an order was told {row['verdict']}")
     return " ".join(words)
 
 
-def _tone(row: Mapping[str, Any]) -> str:
-    """Whether both allow, either denies, or the policy has nothing to say."""
+def tone(row: Mapping[str, Any]) -> str:
+    """Whether both allow, either denies, or the policy has nothing to say; of what is still judged, nothing."""
+    if row["error"] == PENDING:
+        return "lexi-muted"
     if row["allow"] is None and row["rules_allow"]:
         return "lexi-note"
     return "lexi-good" if row["allow"] and row["rules_allow"] else "lexi-bad"

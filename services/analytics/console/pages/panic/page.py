@@ -6,8 +6,10 @@ every second until the exit has said how it ended.
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
@@ -17,7 +19,8 @@ from services.analytics.console.door.signing_in import right_form
 from services.analytics.console.forms import form_page, session_of
 from services.analytics.console.house import Told
 from services.analytics.console.layout.frame import Console
-from services.analytics.console.pages.panic.words import state_of, steps_of
+from services.analytics.console.pages.panic.queries import told_of
+from services.analytics.console.pages.panic.words import Known, begun_of, moment, state_of, steps_of
 from services.analytics.console.presses import outcome_of, record
 
 PATH = "/panic"
@@ -34,6 +37,7 @@ class Underway:
 
     tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
     said: str = ""
+    """Empty where it did what was asked."""
 
     def begin(self, console: Console, session: Session, reason: str, minutes: int) -> None:
         """Press. Nobody waits here: the exit must not depend on whether a browser stays."""
@@ -43,11 +47,19 @@ class Underway:
         task.add_done_callback(self.tasks.discard)
 
     async def _press(self, console: Console, session: Session, reason: str, minutes: int) -> None:
-        wanted = {"reason": reason, "ttl_minutes": minutes}
+        at, wanted = datetime.now(UTC), {"reason": reason, "ttl_minutes": minutes}
         told = await console.house.post("/strategist/panic-exit", session, wanted, limit_s=EXIT_LIMIT_S)
-        self.said = "" if told.good else told.problem
+        pressed = f"The panic exit that {session.name} pressed at {at:%H:%M:%S} UTC"
+        self.said = "" if told.good else f"{pressed}: {unanswered(told)}"
         outcome = str(told.content["state"]) if told.good else outcome_of(told)
         await record(console.engine, session, action="panic exit", reason=reason, outcome=outcome)
+
+
+def unanswered(told: Told) -> str:
+    """What came of a press that was not answered well. What keeps the api from answering stands on the page."""
+    if told.status == 0:
+        return "no answer came, so it is not known whether anything was done."
+    return f"nothing was done: {told.problem}."
 
 
 def panic(console: Console) -> APIRouter:
@@ -67,7 +79,8 @@ def panic(console: Console) -> APIRouter:
         asked = {"dry_run": True, "reason": "dry run from the console"}
         told = await console.house.post("/strategist/panic-exit", session, asked, limit_s=EXIT_LIMIT_S)
         await record(console.engine, session, action="panic dry run", outcome=outcome_of(told))
-        return await _page(console, session, underway, problem=told.problem, would=told.content if told.good else None)
+        problem = "" if told.good else f"The list of what would be closed: {unanswered(told)}"
+        return await _page(console, session, underway, problem=problem, would=told.content if told.good else None)
 
     @router.post("")
     async def press(  # pyright: ignore[reportUnusedFunction]
@@ -97,7 +110,8 @@ def panic(console: Console) -> APIRouter:
         told = await console.house.post("/strategist/rearm", session, asked)
         await record(console.engine, session, action="re-arm", reason=reason, outcome=outcome_of(told))
         done = "Entries are let in again." if told.good else ""
-        return await _page(console, session, underway, problem=told.problem, done=done)
+        problem = "" if told.good else f"The re-arm: {unanswered(told)}"
+        return await _page(console, session, underway, problem=problem, done=done)
 
     return router
 
@@ -116,13 +130,16 @@ async def _page(
     exit_id = halt.content["latest_exit"] if halt.good else None
     told = await console.house.get(f"/strategist/panic-exit/{exit_id}", session) if exit_id else Told(0, None)
     latest = told.content if exit_id and told.good else None
+    known = Known() if latest is None else await told_of(console.engine, UUID(str(exit_id)), begun_of(latest))
     running = bool(underway.tasks) or (latest is not None and latest["state"] == "RUNNING")
     shown = {
         "halt": halt,
+        "rearm_from": moment(halt.content["halted_until"]) if halt.good and halt.content["halted_until"] else "",
         "latest": latest,
-        "state": None if latest is None else state_of(latest),
+        "state": None if latest is None else state_of(latest, known, halted=bool(halt.content["halted"])),
         "steps": [] if latest is None else steps_of(latest),
         "would": would,
+        "armed": halt.good and bool(halt.content["panic_enabled"]),
         "pressed": bool(underway.tasks),
         "problem": problem or underway.said,
         "done": done,

@@ -1,8 +1,8 @@
 """Promote, ramp and roll back from the page: a form, a second question, a call of the api, and a row of the press."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 from urllib.parse import quote
 
 from nicegui import ui
@@ -14,6 +14,7 @@ from services.analytics.console.house import Told
 from services.analytics.console.layout.confirmation import LONGEST_REASON, Confirmation
 from services.analytics.console.layout.frame import Console, Visitor
 from services.analytics.console.layout.parts import heading
+from services.analytics.console.pages.prompts.foreseen import in_the_console, refusal
 from services.analytics.console.pages.prompts.queries import PROMPTS, Standing
 from services.analytics.console.presses import outcome_of, record
 
@@ -22,6 +23,14 @@ Way: TypeAlias = Literal["promote", "ramp", "rollback"]
 NO_ADMIN = "Your key lacks the scope admin, so you cannot change this."
 WHY = "A reason stands in for a replay or an evaluation that is missing: leave it empty to be told what is."
 LIMIT_S = 20.0
+
+
+class Changed(Protocol):
+    """Told of an answer, and whether something was `done`."""
+
+    async def __call__(self, *, done: bool) -> None:
+        """Look again."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +103,16 @@ async def change(console: Console, session: Session, wanted: Wanted) -> Told:
 def answered(told: Told) -> str:
     """What the api said, for whoever pressed."""
     if told.good:
-        return "\n".join(told.content["said"])
+        return in_the_console("\n".join(told.content["said"]))
     if told.status == 0:
         return f"It is not known whether this was done: {told.problem}. Look at the history below before you go on."
-    return f"Nothing was done: {told.problem}"
+    return f"Nothing was done: {in_the_console(told.problem)}"
 
 
 class ChangeForm:
     """The form of one key. `changed` is called after every answer, so that the page looks again."""
 
-    def __init__(self, console: Console, visitor: Visitor, key: str, *, changed: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, console: Console, visitor: Visitor, key: str, *, changed: Changed) -> None:
         self._console = console
         self._visitor = visitor
         self._key = key
@@ -164,8 +173,9 @@ class ChangeForm:
 
     async def _pressed(self, way: Way) -> None:
         standing, wanted = self._standing, self._wanted(way)
-        if standing is None or wanted.amiss():
-            self._said.set_text(wanted.amiss())
+        amiss = wanted.amiss() or await self._refused(wanted)
+        if standing is None or amiss:
+            self._said.set_text(amiss)
             return
         if not await self._confirmation.given(*wanted.question(standing)):
             self._said.set_text("Nothing was done.")
@@ -179,4 +189,12 @@ class ChangeForm:
         if told.good:
             self._reason.set_value("")
             self._further.set_value(False)
-        await self._changed()
+        await self._changed(done=told.good and bool(told.content["changed"]))
+
+    async def _refused(self, wanted: Wanted) -> str:
+        """What the api would say no to, where that is known before anybody is asked a second time."""
+        if wanted.way == "rollback" or wanted.reason:
+            return ""
+        percent = wanted.percent if wanted.way == "ramp" else None
+        found = await refusal(self._console.engine, self._key, wanted.version, percent=percent)
+        return f"Nothing was done: {found}" if found else ""

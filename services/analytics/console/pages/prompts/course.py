@@ -1,4 +1,4 @@
-"""How the metrics of a running experiment went: a small chart for each, and the same as a table for who asks for it.
+"""How the metrics of an experiment went: a small chart for each, and the same as a table for who asks for it.
 
 The charts hold numbers only. They are made once and then take new numbers, so that a table somebody reads stays open.
 """
@@ -37,26 +37,30 @@ BETTER: Final[Mapping[str | None, str]] = {
     None: "Neither way is better",
 }
 NOT_YET: Final = "Not made yet: services.jobs makes it every minute while the experiment runs."
+LATE: Final = " Newer ones should be there by now: services.jobs makes them every minute."
 NOTHING: Final = "Nothing to draw yet: no market day has an answer in both arms."
 AWAY = (SQLAlchemyError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What there is to show: the newest report, and the phase that runs. `problem` says why there is none."""
+    """What there is to show: the newest report. `problem` says why there is none, `ended` that no newer one is due."""
 
     made: Made | None
     problem: str = ""
+    ended: bool = False
 
 
 async def found_course(console: Console, standing: Standing) -> Shown | None:
-    """What there is to show; None where no experiment runs, or where that is not known, which the report says."""
-    if not standing.certain or not standing.phase:
+    """What there is to show; None where no experiment ran, or where that is not known, which the report says."""
+    if not standing.certain:
         return None
     try:
         made = await course_of(console, standing)
     except AWAY as error:
         return Shown(None, f"Postgres does not answer ({type(error).__name__}).")
+    if not standing.phase:
+        return None if made is None else Shown(made, ended=True)
     return Shown(made, "" if made else NOT_YET)
 
 
@@ -70,7 +74,7 @@ class Courses:
         self._each: list[_Course] = []
 
     def show(self, found: Shown | None) -> None:
-        """Show the courses, a sentence where there are none yet, and nothing where no experiment runs."""
+        """Show the courses, a sentence where there are none yet, and nothing where no experiment ran."""
         courses = [] if found is None or found.made is None else _courses(found.made)
         if not courses or found is None or found.made is None:
             self._nothing(found)
@@ -79,7 +83,7 @@ class Courses:
         if names != self._laid_out:
             self._lay_out(found.made.content["control"], courses)
             self._laid_out = names
-        late = " Newer ones should be there by now: services.jobs makes them every minute." if found.made.late else ""
+        late = LATE if found.made.late and not found.ended else ""
         if self._about is not None:
             self._about.set_text(f"{MEANING} Made at {shown(found.made.made_at)}.{late}")
         for place, course in zip(self._each, courses, strict=True):

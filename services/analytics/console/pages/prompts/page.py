@@ -13,10 +13,9 @@ from starlette.requests import Request
 
 from libs.llm.errors import LLMError
 from libs.llm.in_force import Activation
-from libs.llm.types import PromptVersion
 from services.analytics.console.layout.addresses import address, moment_of
 from services.analytics.console.layout.frame import Console, Visitor, keep_fresh, page_frame, visitor_of
-from services.analytics.console.layout.parts import Link, Part, code, facts, heading, note, pretty, shown, table
+from services.analytics.console.layout.parts import Link, Part, facts, heading, note, shown, table
 from services.analytics.console.pages.prompts import words
 from services.analytics.console.pages.prompts.changes import ChangeForm
 from services.analytics.console.pages.prompts.course import Courses, found_course
@@ -24,20 +23,22 @@ from services.analytics.console.pages.prompts.queries import (
     Standing,
     Standings,
     Story,
-    Texts,
     activations_of,
     standings,
     story_of,
     texts_of,
 )
+from services.analytics.console.pages.prompts.texts import side_by_side
 
 PATH = "/prompts"
 KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 AWAY = (SQLAlchemyError, OSError)
 EVERY_S = 5.0
 STORY_EVERY_S = 60.0
-FOLLOWED_S = 2.5
-"""How long the api may take to go by what was just changed."""
+FOLLOWED_EVERY_S = 1.0
+FOLLOWED_LOOKS = 10
+"""How often it is looked whether the api goes by what was just changed, which takes seconds."""
+FOLLOWING = "This was just changed and takes effect within seconds. What stands here is from before."
 LIST = ("prompt", "in force", "since", "by whose word", "experiment", "versions")
 VERSIONS = ("version", "state", "share of units", "released", "hash")
 NO_ADMIN = "Your key lacks the scope admin, which the words of prompts and reports on experiments ask for."
@@ -78,35 +79,50 @@ class _Page:
         self._asked = (old, new)
         self._standing: Standing | None = None
         self._compared = False
+        self._following = False
 
     def made(self) -> None:
         """Lay it out; what it shows is read once it stands."""
         ui.link("All prompts", PATH)
         self._head = Part(_head)
-        self._form = ChangeForm(self._console, self._visitor, self._key, changed=self._changed)
-        heading("Experiment")
-        self._story = Part(_story)
-        self._courses = Courses()
-        heading("History")
-        self._history = Part(_history)
-        heading("Two versions side by side")
-        self._choice = Part(self._choose)
-        self._texts = Part(_texts)
+        with ui.element("div").classes("lexi-wide") as self._rest:
+            self._form = ChangeForm(self._console, self._visitor, self._key, changed=self._changed)
+            heading("Experiment")
+            self._story = Part(_story)
+            self._courses = Courses()
+            heading("History")
+            self._history = Part(_history)
+            heading("Two versions side by side")
+            self._choice = Part(self._choose)
+            self._texts = Part(side_by_side)
+        self._rest.set_visibility(False)
         keep_fresh(self._console, self._visitor, self._look, every_s=EVERY_S)
         keep_fresh(self._console, self._visitor, self._look_at_story, every_s=STORY_EVERY_S)
 
-    async def _changed(self) -> None:
-        await self._now()
-        ui.timer(FOLLOWED_S, self._now, once=True)
+    async def _changed(self, *, done: bool) -> None:
+        """Look again; after what was done, until the page shows it."""
+        before, looks = self._standing, 0
 
-    async def _now(self) -> None:
+        async def follow() -> None:
+            nonlocal looks
+            looks += 1
+            await self._look()
+            if self._standing != before or looks >= FOLLOWED_LOOKS:
+                timer.cancel()
+                self._following = False
+                await self._look()
+                await self._look_at_story()
+
+        self._following = done
         await self._look()
-        await self._look_at_story()
+        if done:
+            timer = ui.timer(FOLLOWED_EVERY_S, follow)
 
     async def _look(self) -> None:
         found = await standings(self._console, self._visitor.session)
         self._standing = found.of(self._key)
-        self._head.show((self._standing, found.problem))
+        self._head.show((self._standing, found.problem, self._following))
+        self._rest.set_visibility(self._standing is not None or not found.keys)
         if self._standing is not None:
             self._form.show(self._standing)
             await self._compare(self._standing)
@@ -189,8 +205,10 @@ def _active(standing: Standing) -> str:
     return standing.active if standing.certain else f"not known; {standing.active} by the file"
 
 
-def _head(found: tuple[Standing | None, str]) -> None:
-    standing, problem = found
+def _head(found: tuple[Standing | None, str, bool]) -> None:
+    standing, problem, following = found
+    if following:
+        note(FOLLOWING, tone="note")
     if problem:
         note(problem, tone="bad")
     if standing is None:
@@ -231,12 +249,14 @@ def _story(story: Story) -> None:
         return
     if story.problem:
         note(f"This was made before: {story.problem}", tone="bad")
+    if story.ended:
+        note(story.ended, tone="note")
     note(report["sentence"], tone="ink")
     made = "just now" if story.made_at is None else f"at {shown(story.made_at)}"
     facts(
         [
             ("verdict", words.verdict_words(report)),
-            ("phase", f"{report['phase']}, {report['state']}"),
+            ("phase", f"{report['phase']}, {'ended' if story.ended else report['state']}"),
             ("drawn by", report["unit"].replace("_", " and ")),
             ("since", moment_of(report["since"] or "")),
             ("made", made),
@@ -255,33 +275,6 @@ def _story(story: Story) -> None:
             table(words.GUARDRAILS, words.guardrail_rows(report), label="Guardrails")
     else:
         note("None has anything to judge yet, or none is set.")
-
-
-def _texts(found: Texts | str) -> None:
-    if isinstance(found, str):
-        note(found)
-        return
-    heading("What differs", level=3)
-    with ui.element("div").classes("lexi-card lexi-diff").props('role="group" aria-label="Difference" tabindex="0"'):
-        for tone, line in words.marked(found.lines):
-            ui.label(line or " ").classes(f"lexi-mono lexi-{tone}")
-    with ui.element("div").classes("lexi-pair"):
-        for prompt in (found.old, found.new):
-            with ui.element("section").classes("lexi-part").props(f'aria-label="{prompt.key} {prompt.version}"'):
-                _text(prompt)
-
-
-def _text(prompt: PromptVersion) -> None:
-    name = f"{prompt.key} {prompt.version}"
-    constraint = prompt.constraint
-    output = None if constraint is None else constraint.schema or {"choice": list(constraint.choice)}
-    sampling = {field: getattr(prompt.sampling, field) for field in sorted(prompt.sampling_fields)}
-    heading(name, level=3)
-    code(prompt.system, name=f"system text of {name}")
-    code(prompt.user_template, name=f"user template of {name}")
-    schemas = {"inputs": prompt.inputs_schema, "output": output, "sampling": sampling}
-    with ui.element("div").classes("lexi-short"):
-        code(pretty(schemas), name=f"schemas and sampling of {name}")
 
 
 def _history(rows: Sequence[Activation] | str) -> None:

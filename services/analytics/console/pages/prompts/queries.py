@@ -22,6 +22,7 @@ from libs.llm.types import PromptVersion
 from libs.settings import load
 from services.analytics.console.door.sessions import Session
 from services.analytics.console.layout.frame import Console
+from services.analytics.console.pages.prompts.words import ended_words
 from services.analytics.console.reports import Made, made
 
 MOST_HISTORY = 50
@@ -77,11 +78,15 @@ class Standings:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """The report on an experiment as the api answers it; `made_at` is None for one that it made just now."""
+    """The report on an experiment as the api answers it; `made_at` is None for one that it made just now.
+
+    `ended` says when and by whom the experiment ended, empty for one that runs.
+    """
 
     report: Mapping[str, Any] | None
     made_at: datetime | None = None
     problem: str = ""
+    ended: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +131,7 @@ def from_answer(prompt: Mapping[str, Any]) -> Standing:
 async def from_files(engine: AsyncEngine) -> Standings:
     """The same from the files of this process and the activations in Postgres."""
     try:
-        files = await asyncio.to_thread(_read)
+        files = await files_now()
     except LLMError as error:
         return Standings((), f"The prompts' file cannot be used here: {error}")
     problem = ""
@@ -166,12 +171,15 @@ async def activations_of(console: Console, key: str) -> list[Activation]:
 
 
 async def story_of(console: Console, session: Session, standing: Standing) -> Story:
-    """The report that the jobs made of the running experiment, else the one that the api makes now."""
+    """The report that the jobs made of the running experiment, else the one that the api makes now.
+
+    Where none runs it is the last that the jobs made: why a version was taken back is asked afterwards.
+    """
     key = standing.key
     if not standing.certain:
         return Story(None, problem="It is not known whether an experiment runs.")
     if not standing.phase:
-        return Story(None, problem=f"No experiment of {key} runs.")
+        return await _ended(console, key)
     report = await _made(console.engine, f"experiment:{key}")
     ours = report is not None and report.content["phase"] == standing.phase
     if report is not None and ours and not report.late:
@@ -184,10 +192,22 @@ async def story_of(console: Console, session: Session, standing: Standing) -> St
     return Story(None, problem=told.problem)
 
 
+async def _ended(console: Console, key: str) -> Story:
+    last = await _made(console.engine, f"experiment:{key}")
+    if last is None:
+        return Story(None, problem=f"No experiment of {key} runs.")
+    ended = ended_words(last.content, await activations_of(console, key))
+    return Story(last.content, last.made_at, ended=ended)
+
+
 async def course_of(console: Console, standing: Standing) -> Made | None:
-    """How the metrics of the running experiment went, as the jobs last made it; None before the first of this phase."""
+    """How the metrics of the running experiment went, else of the last, as the jobs made it; None before the first."""
     found = await _made(console.engine, f"course:{standing.key}")
-    return found if found is not None and found.content["phase"] == standing.phase else None
+    phase = standing.phase
+    if not phase:
+        last = await _made(console.engine, f"experiment:{standing.key}")
+        phase = "" if last is None else last.content["phase"]
+    return found if found is not None and found.content["phase"] == phase else None
 
 
 async def _made(engine: AsyncEngine, name: str) -> Made | None:
@@ -205,6 +225,11 @@ def _texts(key: str, old: str, new: str) -> Texts:
     registry = Registry.load_unlocked(path)
     lines = diff(Namespace(file=path, key=key, old=old, new=new, inputs=None, stored=0))
     return Texts(registry.version(key, old), registry.version(key, new), tuple(lines))
+
+
+async def files_now() -> Files:
+    """The prompts' file as it is now. Raises `LLMError`."""
+    return await asyncio.to_thread(_read)
 
 
 def _read() -> Files:

@@ -1,10 +1,12 @@
-"""A running experiment and the history of a prompt, in rows and sentences."""
+"""An experiment and the history of a prompt, in rows and sentences."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from libs.llm.commands.standing import arms_words, ground_words
 from libs.llm.in_force import Activation
+from services.analytics.console.layout.parts import shown
 
 ARMS = (
     "arm", "weight", "units", "exposures", "answered", "invalid", "timed out", "unavailable", "not asked", "allowed",
@@ -65,6 +67,23 @@ def guardrail_rows(report: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
         state = "BREACHED" if one["breached"] else "holds" if one["n"] else "not judged yet"
         evidence = f"{one['evidence']:.3g} of 100"
         yield one["name"], one["arm"], f"{one['bound']:.4g}", observed, one["n"], evidence, state, one["sentence"]
+
+
+def ended_words(report: Mapping[str, Any], changes: Sequence[Activation]) -> str:
+    """When an experiment ended, and by whom; `changes` are newest first."""
+    ending = [one for one in changes if one.problem is None and _after(report, one)]
+    if not ending:
+        return "No experiment runs now. Below is the last one: the file or the environment ended it."
+    last = ending[-1]
+    return f"No experiment runs now. Below is the last one, ended at {shown(last.at)} by {last.who}: {last.why}"
+
+
+def _after(report: Mapping[str, Any], change: Activation) -> bool:
+    """Whether a change came after the one that began the experiment, or after its first unit."""
+    kind, _, number = report["phase"].rpartition("-")
+    if kind == "activation":
+        return change.id > int(number)
+    return report["since"] is not None and change.at > datetime.fromisoformat(report["since"])
 
 
 def verdict_words(report: Mapping[str, Any]) -> str:
