@@ -1,14 +1,14 @@
 """The model, asked by people: is it well, and a plain question."""
 
-import asyncio
 from datetime import datetime
-from typing import Annotated, TypeVar
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
+from libs.http_leaving import CLIENT_GONE, unless_gone
 from libs.json_numbers import Number
 from libs.keys import GuardedRoute, require
 from libs.llm.types import Answer
@@ -16,9 +16,6 @@ from libs.problems import BadGateway, GatewayTimeout, Problem, Unavailable, Unpr
 from libs.upstreams.types import Priority
 from services.api.deps import State
 
-T = TypeVar("T")
-
-CLIENT_GONE = 499
 MAX_TEXT = 200_000
 
 FAULTS: dict[str, type[Problem]] = {
@@ -89,24 +86,6 @@ async def health(state: State) -> HealthAnswer:
     )
 
 
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def unless_gone(request: Request, question: asyncio.Task[T]) -> T | None:
-    """The answer, or None when the caller left first; then the question is dropped, which frees the model's slot."""
-    gone = asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait({question, gone}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        gone.cancel()
-        if not question.done():
-            question.cancel()
-            await asyncio.wait({question})
-    return None if question.cancelled() else question.result()
-
-
 def raise_for(answer: Answer) -> None:
     """Raise the problem of an answer that is not one."""
     if answer.status == "ok":
@@ -121,15 +100,13 @@ def raise_for(answer: Answer) -> None:
 async def chat(request: Request, state: State, question: ChatQuestion) -> ChatAnswer | Response:
     """Ask the model through the prompt `manual`."""
     asked = {name: value for name, value in question if name in {"temperature", "max_tokens"} and value is not None}
-    task = asyncio.create_task(
-        state.client.ask(
-            "manual",
-            {"system": question.system, "user": question.user},
-            priority=Priority.INTERACTIVE,
-            sampling=asked,
-        )
+    work = state.client.ask(
+        "manual",
+        {"system": question.system, "user": question.user},
+        priority=Priority.INTERACTIVE,
+        sampling=asked,
     )
-    answer = await unless_gone(request, task)
+    answer = await unless_gone(request, work)
     if answer is None:
         return Response(status_code=CLIENT_GONE)
     raise_for(answer)

@@ -1,6 +1,5 @@
 """One call to a model again."""
 
-import asyncio
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -8,13 +7,13 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 from starlette.responses import Response
 
+from libs.http_leaving import CLIENT_GONE, unless_gone
 from libs.json_numbers import JsonValue
 from libs.keys import GuardedRoute, Key, require
 from libs.problems import Conflict, NotFound, Problem, Unprocessable
 from libs.replay.errors import ReplayError, UnknownCall, UnknownVersion
 from libs.replay.rows import Replayed
 from services.api.deps import State
-from services.api.llm import CLIENT_GONE, unless_gone
 
 router = APIRouter(prefix="/llm/admin", route_class=GuardedRoute)
 
@@ -83,11 +82,9 @@ async def replay(request: Request, state: State, asked: ReplayQuestion, key: Cal
 
     A model that does not answer is no error here: then `success` is false and `error` says why.
     """
-    task = asyncio.create_task(
-        state.replayer.replay(asked.id, force=asked.force, version=asked.version, asked_by=key.name)
-    )
+    work = state.replayer.replay(asked.id, force=asked.force, version=asked.version, asked_by=key.name)
     try:
-        replayed = await unless_gone(request, task)
+        replayed = await unless_gone(request, work)
     except ReplayError as error:
         raise FAULTS.get(type(error), Conflict)(str(error)) from error
     return Response(status_code=CLIENT_GONE) if replayed is None else answer_of(replayed)

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from libs.http_leaving import CLIENT_GONE, unless_gone
 from libs.keys import GuardedRoute, require
 from libs.problems import Problem, Unavailable
 from services.sidecar.answers import invalid_model_id, reply
@@ -19,10 +20,6 @@ from services.sidecar.device import Device
 from services.sidecar.lookout import Lookout
 from services.sidecar.places import NAMES
 from services.sidecar.requests import Question, RoutedQuestion
-
-CLIENT_GONE = 499
-
-T = TypeVar("T")
 
 
 class Crowd:
@@ -59,29 +56,10 @@ class SidecarState:
     micro_model: Path | None
 
 
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """What comes of the work, or None when the caller left first: it is dropped then, which frees the model's slot."""
-    question = asyncio.create_task(work)
-    gone = asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait({question, gone}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        gone.cancel()
-        if not question.done():
-            question.cancel()
-            await asyncio.wait({question})
-    return None if question.cancelled() else question.result()
-
-
 async def _answer(request: Request, work: Callable[[Models], Coroutine[Any, Any, Said]]) -> Response:
     state: SidecarState = request.app.state.sidecar
     with state.crowd.enter():
-        said = await _unless_gone(request, work(state.models))
+        said = await unless_gone(request, work(state.models))
     return Response(status_code=CLIENT_GONE) if said is None else reply(said, legacy_status=state.legacy_status)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from services.analytics.console.layout.charts import band
 from services.analytics.console.layout.parts import shown
 from services.analytics.console.pages.decision.words import Word, word_of
 from services.analytics.console.pages.forecasts.queries import Row
@@ -78,7 +79,7 @@ def options(rows: Sequence[Row], horizon: str) -> dict[str, Any]:
         "yAxis": {"type": "value", "scale": True, **_axis(split=True)},
         "dataZoom": [_slider(begins)],
         "series": [
-            *_band(ahead),
+            *band("forecast band", [(at, brief(row["lower"]), brief(row["upper"])) for at, row in ahead], opacity=0.16),
             _line("forecast mean", [[at, brief(row["mean"])] for at, row in ahead], "accent", dashed=True),
             _line("price", [[milliseconds(row["as_of"]), brief(row["last_price"])] for row in oldest_first], "muted"),
             _realised([[milliseconds(row["realised_as_of"]), brief(row["realised_price"])] for row in settled]),
@@ -124,27 +125,6 @@ def _slider(begins: int | None) -> dict[str, Any]:
         "dataBackground": {"lineStyle": {"color": "var(--muted)"}, "areaStyle": {"color": "var(--line)"}},
         "selectedDataBackground": {"lineStyle": {"color": "var(--accent)"}, "areaStyle": {"color": "var(--line)"}},
     }
-
-
-def _band(ahead: Sequence[tuple[int, Row]]) -> list[dict[str, Any]]:
-    """Lower end and width, one on the other; only the width is filled."""
-    still: dict[str, Any] = {
-        "type": "line",
-        "stack": "band",
-        "stackStrategy": "all",
-        "symbol": "none",
-        "silent": True,
-        "emphasis": {"disabled": True},
-        "lineStyle": {"width": 1, "color": "var(--accent)", "opacity": 0.5},
-        "itemStyle": {"color": "var(--accent)"},
-    }
-    lower = {**still, "name": "lower end", "data": [[at, brief(row["lower"])] for at, row in ahead]}
-    width = {
-        **still,
-        "name": "forecast band",
-        "data": [[at, brief(row["upper"]) - brief(row["lower"])] for at, row in ahead],
-    }
-    return [lower, {**width, "areaStyle": {"color": "var(--accent)", "opacity": 0.16}}]
 
 
 def _line(name: str, data: list[list[Any]], colour: str, *, dashed: bool = False) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Final
 
+from services.analytics.console.layout.charts import band
 from services.analytics.console.pages.prompts.words import PERCENT
 
 ROOM: Final = 0.12
@@ -21,6 +22,7 @@ def options(course: Mapping[str, Any]) -> dict[str, Any]:
     low, high = limits(points, worth)
     line = {"lineStyle": {"color": "var(--line)"}}
     label = {"color": "var(--muted)", "fontSize": 11, "hideOverlap": True}
+    known = [(at, low, high) for at, _, low, high in points if low is not None and high is not None]
     return {
         "useUTC": True,
         "animation": False,
@@ -38,7 +40,7 @@ def options(course: Mapping[str, Any]) -> dict[str, Any]:
             "type": "value", "min": low, "max": high, "splitNumber": 3, "splitLine": {"show": True, **line},
             "axisLabel": {**label, "showMinLabel": False, "showMaxLabel": False},
         },
-        "series": [*_band(points), _difference(points, worth)],
+        "series": [*band("interval", known, opacity=0.2), _difference(points, worth)],
     }  # fmt: skip
 
 
@@ -49,30 +51,6 @@ def limits(points: Sequence[tuple[Any, ...]], worth: float) -> tuple[float, floa
     seen = [*values, *(end for ends in known[len(known) // 2 :] for end in ends), worth, -worth]
     room = ROOM * (max(seen) - min(seen)) or 1.0
     return _brief(min(seen) - room), _brief(max(seen) + room)
-
-
-def _band(points: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """Lower end and width, one on the other; only the width is filled."""
-    known = [(at, low, high) for at, _, low, high in points if low is not None]
-    still: dict[str, Any] = {
-        "type": "line",
-        "stack": "band",
-        "stackStrategy": "all",
-        "symbol": "none",
-        "silent": True,
-        "emphasis": {"disabled": True},
-        "lineStyle": {"width": 1, "color": "var(--accent)", "opacity": 0.6},
-        "itemStyle": {"color": "var(--accent)"},
-    }
-    return [
-        {**still, "name": "lower end", "data": [[at, low] for at, low, _ in known]},
-        {
-            **still,
-            "name": "interval",
-            "data": [[at, _brief(high - low)] for at, low, high in known],
-            "areaStyle": {"color": "var(--accent)", "opacity": 0.2},
-        },
-    ]
 
 
 def _difference(points: Sequence[tuple[Any, ...]], worth: float) -> dict[str, Any]:
