@@ -230,7 +230,7 @@ def test_a_stop_does_not_wait_for_a_silent_socket(tmp_path: Path) -> None:
         broker.ready()
         broker.http.post("/paper/faults", json={"kind": "silence", "route": "GET /v2/account"})
         with socket.create_connection(("127.0.0.1", broker.port)) as held:
-            held.sendall(b"GET /v2/account HTTP/1.1\r\nHost: paper\r\n\r\n")
+            held.sendall(b"GET /v2/account HTTP/1.1\r\nHost: localhost\r\n\r\n")
             broker.until(lambda: broker.http.get("/paper/faults").json()[0]["acted"] == 1)
             broker.process.send_signal(signal.SIGTERM)
             broker.last_words()
