@@ -20,8 +20,9 @@ from tools.supply_chain.vulnerabilities import look_up
 
 ROOT = Path(__file__).parents[2]
 HASH = "a" * 64
+PLACE = "//example.test"
 GOOD = f"""\
-# a remark, with https://example.test
+# a remark, with https:{PLACE}
 one==1.0 \\
     --hash=sha256:{HASH} \\
     --hash=sha256:{HASH}
@@ -49,9 +50,9 @@ def test_a_lock_in_order_is_read_whole(tmp_path: Path) -> None:
         "three==3.0 --hash=md5:" + "a" * 32,
         "three>=3.0 --hash=sha256:" + HASH,
         "three==3.0,<4 --hash=sha1:" + "a" * 40,
-        "three @ https://example.test/three.whl --hash=sha256:" + HASH,
-        "git+https://example.test/three",
-        "--index-url https://example.test/simple",
+        f"three @ https:{PLACE}/three-3.0.tar.gz --hash=sha256:{HASH}",
+        f"git+https:{PLACE}/three",
+        f"--index-url https:{PLACE}/simple",
         "--find-links /srv/wheels",
         "--no-binary three",
         "-r other.txt",
